@@ -1,1 +1,8 @@
-//! finetune-operator.
+//! finetune-operator: `observe -> decide -> apply` for finetuning runs.
+//!
+//! ```text
+//! watches -> observe (reads) -> decide (pure) -> apply (writes) -> Job of a stage -> verdict -> observe ...
+//! ```
+
+pub mod api;
+pub mod controller;

@@ -1,0 +1,4 @@
+//! The controller: `observe` reads, `decide` is pure, `apply` writes, one step per reconcile.
+
+pub mod settings;
+pub mod snapshot;
