@@ -1,0 +1,101 @@
+//! Builds the Kubernetes objects of a run: pure, total and equal for equal input for ever; it reads no clock and no cluster.
+
+pub mod overrides;
+mod preflight;
+mod register;
+mod train;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Resource;
+
+use super::settings::Settings;
+use super::snapshot::{self, Snapshot};
+use crate::api::status::{Resolved, Stage as StageName};
+use crate::api::{FinetuneRun, names};
+
+pub use preflight::preflight;
+pub use register::register;
+pub use train::{service, train};
+
+/// Key of the report endpoint's CA in its `ConfigMap`.
+pub const CA_KEY: &str = "ca.crt";
+
+/// The run that objects are built for.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The run.
+    pub run: &'a FinetuneRun,
+    /// Its name.
+    pub name: &'a str,
+    /// Its namespace, and that of every object.
+    pub namespace: &'a str,
+    /// Its uid.
+    pub uid: &'a str,
+    /// What a passed preflight is bound to.
+    pub spec_hash: &'a str,
+    /// What was chosen where the spec is silent.
+    pub resolved: &'a Resolved,
+    /// What the run was resolved against.
+    pub snapshot: &'a Snapshot,
+    /// What the chart tells the operator.
+    pub settings: &'a Settings,
+}
+
+/// What one try at a stage consists of; both objects have one name, and the `ConfigMap` is made first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    /// What the program of the stage reads.
+    pub config: ConfigMap,
+    /// The Job.
+    pub job: Job,
+}
+
+/// The immutable `ConfigMap` that keeps model, runtime and Secret names as they were resolved.
+#[must_use]
+pub fn snapshot(subject: &Subject) -> ConfigMap {
+    let metadata = subject.metadata(names::snapshot(subject.name, subject.uid), names::labels(subject.name, subject.uid));
+    config(metadata, [(snapshot::KEY, json(subject.snapshot))])
+}
+
+/// The `ConfigMap` with the CA of the report endpoint. It may change while a trainer runs.
+#[must_use]
+pub fn ca(subject: &Subject, ca_pem: &str) -> ConfigMap {
+    let metadata = subject.metadata(names::ca(subject.name, subject.uid), names::labels(subject.name, subject.uid));
+    ConfigMap { immutable: None, ..config(metadata, [(CA_KEY, ca_pem.to_owned())]) }
+}
+
+impl Subject<'_> {
+    fn metadata(&self, name: String, labels: BTreeMap<String, String>) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name),
+            namespace: Some(self.namespace.to_owned()),
+            labels: Some(labels),
+            owner_references: Some(vec![OwnerReference {
+                api_version: FinetuneRun::api_version(&()).into_owned(),
+                kind: FinetuneRun::kind(&()).into_owned(),
+                name: self.name.to_owned(),
+                uid: self.uid.to_owned(),
+                controller: Some(true),
+                block_owner_deletion: None,
+            }]),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn stage_metadata(&self, stage: StageName, number: i64) -> ObjectMeta {
+        self.metadata(names::job(self.name, self.uid, stage, number), names::stage_labels(self.name, self.uid, stage, number))
+    }
+}
+
+fn config<const N: usize>(metadata: ObjectMeta, data: [(&str, String); N]) -> ConfigMap {
+    let data = data.map(|(key, value)| (key.to_owned(), value));
+    ConfigMap { metadata, data: Some(data.into()), immutable: Some(true), ..ConfigMap::default() }
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
