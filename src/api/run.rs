@@ -1,11 +1,13 @@
 //! `FinetuneRun`: what a person asks for. Fields, bounds, defaults and the rules that need no other object.
 
+use kube::core::Rule;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::scheduling::{ComputeRequest, Scheduling};
 use super::secret_ref::SecretRef;
 use super::status::FinetuneRunStatus;
+use super::training_duration;
 
 /// What kind of data a run trains on.
 #[derive(Serialize, Deserialize, schemars::JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -70,7 +72,11 @@ pub struct FinetuneRunSpec {
     pub train_data_path: String,
 
     /// Folder for everything the run writes, below `<saveFolder>/<run name>`: an object store (`s3://`, `gs://`, `oci://`, `az://`) or `dbfs:/`.
-    #[schemars(length(min = 6, max = 1024), regex(pattern = r"^((s3|gs|oci|az)://[^/\s\x00-\x1f]+(/[^\x00-\x1f]*)?|dbfs:/[^\x00-\x1f]+)$"))]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = matching(
+        r"^((s3|gs|oci|az)://[^/\s\x00-\x1f]+(/[^\x00-\x1f]*)?|dbfs:/[^\x00-\x1f]+)$",
+        "must be a folder in an object store (s3://bucket/folder, also gs, oci, az) or dbfs:/folder"
+    ))]
     pub save_folder: String,
 
     /// INSTRUCTION_FINETUNE (default), CHAT_COMPLETION or CONTINUED_PRETRAIN.
@@ -94,7 +100,8 @@ pub struct FinetuneRunSpec {
 
     /// How long to train: `<integer>` and `ep` (epochs), `ba` (batches) or `tok` (tokens, padding not counted); `_` may separate digits.
     #[serde(default = "one_epoch")]
-    #[schemars(length(max = 24), regex(pattern = r"^[1-9][0-9_]{0,14}(ep|ba|tok)$"))]
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = duration())]
     pub training_duration: String,
 
     /// Peak learning rate. Optimizer DecoupledLionW with betas 0.90 and 0.95 (a runtime may set others) and no weight decay; 2 % linear warmup, then linear decay to 0.
@@ -113,7 +120,8 @@ pub struct FinetuneRunSpec {
 
     /// Registers the model after training: `catalog.schema` (the run's name is added) or `catalog.schema.model`. The same as `experimentTracker.mlflow.modelRegistryPath`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 3, max = 255), regex(pattern = r"^[^\s./\x00-\x1f-][^\s./\x00-\x1f]*(\.[^\s./\x00-\x1f]+){1,2}$"))]
+    #[schemars(length(max = 255))]
+    #[x_kube(validation = registry_path())]
     pub register_to: Option<String>,
 
     /// true skips the check of credentials and places before training; data are still validated. The same as `validateInputs: false`. Not set: false.
@@ -149,7 +157,8 @@ pub struct FinetuneRunSpec {
 
     /// One interval for checkpoints, evaluations and prompts. Not set: the smaller of 1ep and a quarter of the duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 24), regex(pattern = r"^[1-9][0-9_]{0,14}(ep|ba|tok)$"))]
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = duration())]
     pub checkpoint_every: Option<String>,
 
     /// How many engine checkpoints are kept; older ones are removed.
@@ -204,12 +213,14 @@ pub struct MlflowTracker {
 
     /// The same as `registerTo`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 3, max = 255), regex(pattern = r"^[^\s./\x00-\x1f-][^\s./\x00-\x1f]*(\.[^\s./\x00-\x1f]+){1,2}$"))]
+    #[schemars(length(max = 255))]
+    #[x_kube(validation = registry_path())]
     pub model_registry_path: Option<String>,
 
     /// Address of the server (`http://`, `https://`) or `databricks`. Not set: what the ConfigMap `finetune-defaults` says, else `databricks`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512), regex(pattern = r"^(https?://[^\s\x00-\x1f]+|databricks)$"))]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = matching(r"^(https?://[^\s\x00-\x1f@]+|databricks)$", "must be http://host, https://host (without user name and password) or databricks"))]
     pub tracking_uri: Option<String>,
 }
 
@@ -231,12 +242,26 @@ pub struct WandbTracker {
 pub struct S3 {
     /// Address of the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 8, max = 512), regex(pattern = r"^https?://[^\s\x00-\x1f@]+$"))]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = matching(r"^https?://[^\s\x00-\x1f@]+$", "must be http://host or https://host, without user name and password"))]
     pub endpoint_url: Option<String>,
     /// Region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[a-z0-9][-a-z0-9]*$"))]
     pub region: Option<String>,
+}
+
+/// A pattern that says in words what it wants: the schema keyword would only show itself.
+fn matching(pattern: &str, message: &str) -> Rule {
+    Rule::new(format!("self.matches(r'{pattern}')")).message(message)
+}
+
+fn duration() -> Rule {
+    matching(training_duration::PATTERN, "must be a whole number and ep (epochs), ba (batches) or tok (tokens), for example 3ep or 1_000_000tok")
+}
+
+fn registry_path() -> Rule {
+    matching(r"^[^\s./\x00-\x1f-][^\s./\x00-\x1f]*(\.[^\s./\x00-\x1f]+){1,2}$", "must be catalog.schema or catalog.schema.model")
 }
 
 fn one_epoch() -> String {
