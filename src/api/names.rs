@@ -17,11 +17,12 @@ pub const STAGE: &str = "finetune.dev/stage";
 /// Label with the number of the preflight, the attempt or the registration.
 pub const NUMBER: &str = "finetune.dev/attempt";
 
-/// `<run, cut to 40>-<12 hex of sha256(uid)>`: at most 53 characters, unique per uid, so that two runs whose long names
-/// share a prefix, or a run made anew under the same name, never meet in one object.
+/// `<run, cut to 38>-<12 hex of sha256(uid)>`: at most 51 characters, unique per uid, so that two runs whose long names
+/// share a prefix, or a run made anew under the same name, never meet in one object. The cut leaves room for stage, number and
+/// rank in the 63 characters of a pod's host name.
 #[must_use]
 pub fn base(run: &str, uid: &str) -> String {
-    let cut = run.get(..40).unwrap_or(run).trim_end_matches('-');
+    let cut = run.get(..38).unwrap_or(run).trim_end_matches('-');
     format!("{cut}-{}", hex(&Sha256::digest(uid))[..12].to_owned())
 }
 
@@ -46,6 +47,12 @@ pub fn snapshot(run: &str, uid: &str) -> String {
 #[must_use]
 pub fn ca(run: &str, uid: &str) -> String {
     format!("{}-ca", base(run, uid))
+}
+
+/// Name of the headless Service of a run of several nodes. A Service's name begins with a letter, which a run's need not.
+#[must_use]
+pub fn peers(run: &str, uid: &str) -> String {
+    format!("peers-{}", base(run, uid))
 }
 
 /// Labels of every object of a run.
@@ -87,13 +94,13 @@ mod tests {
     #[test]
     fn the_longest_run_name_and_attempt_still_make_a_valid_label() {
         let name = job(&"a".repeat(63), "uid", Stage::Register, 999_999);
-        assert_eq!(name.len(), 61);
+        assert_eq!(name.len(), 59);
     }
 
     #[test]
     fn a_cut_never_leaves_two_dashes_in_a_row_at_the_seam() {
-        let run = format!("{}-b", "a".repeat(39));
-        assert!(base(&run, "uid").starts_with(&format!("{}-", "a".repeat(39))));
+        let run = format!("{}-b", "a".repeat(37));
+        assert!(base(&run, "uid").starts_with(&format!("{}-", "a".repeat(37))));
         assert!(!base(&run, "uid").contains("--"));
     }
 }

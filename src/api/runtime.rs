@@ -60,7 +60,8 @@ pub struct FinetuneRuntimeSpec {
     pub termination_grace_seconds: i64,
 
     /// Overrides of the pods, for the admin: nodeSelector, tolerations, affinity, volumes, volumeMounts, env, imagePullSecrets, runtimeClassName, schedulerName,
-    /// priorityClassName, labels, annotations. Volumes, mounts and environment apply to all three stages, the rest to training. Anything else is refused.
+    /// priorityClassName, labels, annotations. Volumes, mounts and environment apply to all three stages, imagePullSecrets to training and registration, the
+    /// rest to training. Anything else is refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-preserve-unknown-fields" = true))]
     pub pod_overrides: BTreeMap<String, serde_json::Value>,
