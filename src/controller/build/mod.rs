@@ -1,17 +1,33 @@
 //! Builds the Kubernetes objects of a run: pure, total and equal for equal input for ever; it reads no clock and no cluster.
 
+mod attachment;
+pub mod environment;
+#[cfg(test)]
+mod golden;
+mod job;
 pub mod overrides;
+mod pod;
 mod preflight;
+#[cfg(test)]
+mod properties;
 mod register;
+#[cfg(test)]
+mod restricted;
+#[cfg(test)]
+mod sample;
+mod secrets;
 mod train;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
+use serde::Serialize;
 
+use self::overrides::PodOverrides;
 use super::settings::Settings;
 use super::snapshot::{self, Snapshot};
 use crate::api::status::{Resolved, Stage as StageName};
@@ -23,6 +39,9 @@ pub use train::{service, train};
 
 /// Key of the report endpoint's CA in its `ConfigMap`.
 pub const CA_KEY: &str = "ca.crt";
+
+/// Annotation of a Job with what it was built from.
+const SPEC_HASH: &str = "finetune.dev/spec-hash";
 
 /// The run that objects are built for.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +87,22 @@ pub fn ca(subject: &Subject, ca_pem: &str) -> ConfigMap {
     ConfigMap { immutable: None, ..config(metadata, [(CA_KEY, ca_pem.to_owned())]) }
 }
 
+/// The run, as the files of the stages name it.
+#[derive(Serialize)]
+struct RunIdentity<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    uid: &'a str,
+}
+
+/// What one node gets.
+#[derive(Clone, Copy)]
+struct Size {
+    cpus: i64,
+    memory_gib: i64,
+    scratch_gib: i64,
+}
+
 impl Subject<'_> {
     fn metadata(&self, name: String, labels: BTreeMap<String, String>) -> ObjectMeta {
         ObjectMeta {
@@ -86,6 +121,39 @@ impl Subject<'_> {
         }
     }
 
+    fn identity(&self) -> RunIdentity<'_> {
+        RunIdentity { namespace: self.namespace, name: self.name, uid: self.uid }
+    }
+
+    /// Folder of everything that the run writes.
+    fn outputs(&self) -> String {
+        format!("{}/{}", self.run.spec.save_folder.trim_end_matches('/'), self.name)
+    }
+
+    /// Overrides that cannot be read are refused when the run is accepted, so that none are lost here.
+    fn overrides(&self) -> PodOverrides {
+        overrides::parse(&self.snapshot.runtime.pod_overrides).unwrap_or_default()
+    }
+
+    /// Program of the runtime, which gets the stage as its only argument.
+    fn runtime_command(&self) -> Vec<String> {
+        let command = &self.snapshot.runtime.command;
+        if command.is_empty() { ["python", "-m", "finetune_llmfoundry"].map(str::to_owned).into() } else { command.clone() }
+    }
+
+    /// What a node of this run gets, by the model's table.
+    fn size(&self) -> Size {
+        let model = &self.snapshot.model;
+        let row = model.size(self.run.spec.task_type, self.resolved.context_length).or(model.compute.first());
+        let (cpus, memory, scratch) = row.map_or((8, 32, 32), |row| (row.cpus, row.memory_gib, row.scratch_gib));
+        Size { cpus: cpus.into(), memory_gib: memory.into(), scratch_gib: scratch.into() }
+    }
+
+    /// `metadata` of a stage's Job.
+    fn job_metadata(&self, metadata: ObjectMeta) -> ObjectMeta {
+        ObjectMeta { annotations: Some(labelled([(SPEC_HASH, self.spec_hash)])), ..metadata }
+    }
+
     fn stage_metadata(&self, stage: StageName, number: i64) -> ObjectMeta {
         self.metadata(names::job(self.name, self.uid, stage, number), names::stage_labels(self.name, self.uid, stage, number))
     }
@@ -96,6 +164,18 @@ fn config<const N: usize>(metadata: ObjectMeta, data: [(&str, String); N]) -> Co
     ConfigMap { metadata, data: Some(data.into()), immutable: Some(true), ..ConfigMap::default() }
 }
 
-fn json(value: &impl serde::Serialize) -> String {
+fn labelled<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+fn quantities<const N: usize>(amounts: [(&str, &str); N]) -> BTreeMap<String, Quantity> {
+    amounts.map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned()))).into()
+}
+
+fn gib(amount: i64) -> Quantity {
+    Quantity(format!("{amount}Gi"))
+}
+
+fn json(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
