@@ -6,5 +6,6 @@
 
 pub mod api;
 pub mod controller;
+pub mod engine;
 pub mod preflight;
 pub mod report;
