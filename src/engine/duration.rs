@@ -4,6 +4,8 @@ use crate::api::FinetuneRunSpec;
 use crate::api::status::{DataStatus, Resolved};
 use crate::api::training_duration::{TrainingDuration, Unit};
 
+use super::resolve::world_size;
+
 /// One pass over the training data, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epoch {
@@ -24,12 +26,10 @@ pub struct Plan {
     pub steps: Option<i64>,
 }
 
-/// One epoch of `data` at a global batch size: every sample is used, so a last, smaller batch counts as a step.
+/// One epoch of `data` over `world_size` processes: a last, incomplete step is left out, unless it is the only one.
 #[must_use]
-pub fn epoch(data: &DataStatus, global_batch_size: i64) -> Epoch {
-    let Some(train) = &data.train else { return Epoch::default() };
-    let per_step = rows_per_step(global_batch_size, data.packing_ratio);
-    Epoch { steps: positive(train.samples).map(|samples| samples.div_ceil(per_step)), tokens: positive(train.tokens) }
+pub fn epoch(data: &DataStatus, global_batch_size: i64, world_size: i64) -> Epoch {
+    data.train.as_ref().map_or_else(Epoch::default, |train| one_epoch(train.samples, train.tokens, global_batch_size, world_size, data.packing_ratio))
 }
 
 /// Duration, interval and steps of a run. A duration that does not parse, which `resolve` refuses, counts as one epoch.
@@ -37,7 +37,7 @@ pub fn epoch(data: &DataStatus, global_batch_size: i64) -> Epoch {
 pub fn plan(spec: &FinetuneRunSpec, resolved: &Resolved, data: &DataStatus) -> Plan {
     let duration = spec.training_duration.parse().unwrap_or(TrainingDuration { count: 1, unit: Unit::Epoch });
     let every = spec.checkpoint_every.as_deref().and_then(|text| text.parse().ok());
-    let epoch = epoch(data, resolved.global_batch_size);
+    let epoch = epoch(data, resolved.global_batch_size, world_size(resolved.nodes, resolved.gpus_per_node));
     Plan { duration, interval: interval(duration, every, epoch), steps: steps(duration, epoch) }
 }
 
@@ -66,9 +66,30 @@ pub fn interval(duration: TrainingDuration, asked: Option<TrainingDuration>, epo
 
 /// Optimizer steps of a duration, as far as the data tell.
 #[must_use]
-pub fn estimated_steps(duration: TrainingDuration, samples: i64, tokens: i64, global_batch_size: i64, packing_ratio: Option<f64>) -> Option<i64> {
-    let per_step = rows_per_step(global_batch_size, packing_ratio);
-    steps(duration, Epoch { steps: positive(samples).map(|samples| samples.div_ceil(per_step)), tokens: positive(tokens) })
+pub fn estimated_steps(
+    duration: TrainingDuration,
+    samples: i64,
+    tokens: i64,
+    global_batch_size: i64,
+    world_size: i64,
+    packing_ratio: Option<f64>,
+) -> Option<i64> {
+    steps(duration, one_epoch(samples, tokens, global_batch_size, world_size, packing_ratio))
+}
+
+/// Rows that one optimizer step takes: each process draws the whole rows of its batch times the ratio.
+#[must_use]
+pub fn rows_per_step(global_batch_size: i64, world_size: i64, packing_ratio: Option<f64>) -> u64 {
+    let world = u64::try_from(world_size).unwrap_or(1).clamp(1, 1 << 16);
+    let batch = u64::try_from(global_batch_size).unwrap_or(1).clamp(world, 1 << 32) / world;
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // both are bounded far below 2^53
+    let rows = (batch as f64 * packing(packing_ratio)) as u64;
+    rows.max(1) * world
+}
+
+fn one_epoch(samples: i64, tokens: i64, global_batch_size: i64, world_size: i64, packing_ratio: Option<f64>) -> Epoch {
+    let per_step = rows_per_step(global_batch_size, world_size, packing_ratio);
+    Epoch { steps: positive(samples).map(|samples| (samples / per_step).max(1)), tokens: positive(tokens) }
 }
 
 fn steps(duration: TrainingDuration, epoch: Epoch) -> Option<i64> {
@@ -82,14 +103,6 @@ fn steps(duration: TrainingDuration, epoch: Epoch) -> Option<i64> {
         }
     };
     Some(i64::try_from(steps).unwrap_or(i64::MAX))
-}
-
-/// Rows that one optimizer step takes: the engine packs `ratio` rows into each sample and cuts the product down.
-fn rows_per_step(global_batch_size: i64, ratio: Option<f64>) -> u64 {
-    let batch = u64::try_from(global_batch_size).unwrap_or(1).clamp(1, 1 << 32);
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // both are bounded far below 2^53
-    let rows = (batch as f64 * packing(ratio)) as u64;
-    rows.max(1)
 }
 
 /// A packing ratio that the engine accepts: at least 1, and 1 where none is known.
@@ -142,10 +155,12 @@ mod tests {
 
     #[test]
     fn steps_follow_the_unit_of_the_duration() {
-        let steps = |duration: &str, samples, tokens, ratio| estimated_steps(parse(duration), samples, tokens, 8, ratio);
+        let steps = |duration: &str, samples, tokens, ratio| estimated_steps(parse(duration), samples, tokens, 8, 1, ratio);
         assert_eq!(steps("3ep", 400, 9000, None), Some(150));
-        assert_eq!(steps("3ep", 401, 9000, None), Some(153), "a last smaller batch is a step");
-        assert_eq!(steps("1ep", 400, 9000, Some(3.57)), Some(15), "28 rows a step");
+        assert_eq!(steps("3ep", 407, 9000, None), Some(150), "an incomplete step is left out");
+        assert_eq!(steps("3ep", 7, 9000, None), Some(3), "unless it is the only one");
+        assert_eq!(steps("1ep", 400, 9000, Some(3.57)), Some(14), "28 rows a step");
+        assert_eq!(estimated_steps(parse("1ep"), 400, 9000, 8, 4, Some(1.6)), Some(33), "3 rows in each of 4 processes");
         assert_eq!(steps("7ba", 0, 0, None), Some(7));
         assert_eq!(steps("4500tok", 400, 9000, None), Some(25));
         assert_eq!(steps("1tok", 400, 9000, None), Some(1));
@@ -168,9 +183,9 @@ mod tests {
         }
 
         #[test]
-        fn steps_never_overflow(count in 1u64.., unit in 0..3, samples: i64, tokens: i64, batch: i64, ratio: f64) {
+        fn steps_never_overflow(count in 1u64.., unit in 0..3, samples: i64, tokens: i64, batch: i64, world: i64, ratio: f64) {
             let unit = [Unit::Epoch, Unit::Batch, Unit::Token][usize::try_from(unit).unwrap()];
-            if let Some(steps) = estimated_steps(TrainingDuration { count, unit }, samples, tokens, batch, Some(ratio)) {
+            if let Some(steps) = estimated_steps(TrainingDuration { count, unit }, samples, tokens, batch, world, Some(ratio)) {
                 prop_assert!(steps >= 1);
             }
         }

@@ -36,10 +36,15 @@ pub fn refusal(address: &str, allowed: &[String]) -> Option<String> {
         return None;
     }
     if let Some(what) = denied(&host, &name) {
-        return Some(format!("names {name}, {what}, which runs may not reach: name another host, or ask the administrator to add it to allowedEndpoints"));
+        return Some(format!(
+            "names {name}, {what}, which runs may not reach: name another host, or ask the administrator to add it to allowedEndpoints"
+        ));
     }
     (!allowed.is_empty()).then(|| {
-        format!("names {name}, which is not among the hosts that the administrator allows ({}): name one of them, or ask for it to be added", allowed.join(", "))
+        format!(
+            "names {name}, which is not among the hosts that the administrator allows ({}): name one of them, or ask for it to be added",
+            allowed.join(", ")
+        )
     })
 }
 
@@ -166,7 +171,9 @@ mod tests {
         for address in ["https://S3.example.com", "http://mlflow.example.com:5000", "https://a.b.trusted.example", "http://127.1:8080"] {
             assert!(!refused(address, &allowed), "{address}");
         }
-        for address in ["http://mlflow.example.com", "https://trusted.example", "https://nottrusted.example", "https://x.s3.example.com", "http://127.0.0.2"] {
+        for address in
+            ["http://mlflow.example.com", "https://trusted.example", "https://nottrusted.example", "https://x.s3.example.com", "http://127.0.0.2"]
+        {
             assert!(refused(address, &allowed), "{address}");
         }
     }

@@ -3,6 +3,7 @@
 pub mod duration;
 pub mod endpoint;
 pub mod fit;
+pub mod llm_foundry;
 mod place;
 pub mod resolve;
 mod secrets;

@@ -22,7 +22,9 @@ pub(super) fn check(spec: &FinetuneRunSpec, allowed_endpoints: &[String]) -> Res
 fn refusal(path: &str, allowed_endpoints: &[String]) -> Option<String> {
     if path.starts_with('/') {
         let volume = path.starts_with("/Volumes/") || path.starts_with("/databricks/");
-        return (!volume).then(|| "is a local path, which no stage can read: name an object store, a PVC (pvc://claim/path) or a volume (/Volumes/...)".to_owned());
+        return (!volume).then(|| {
+            "is a local path, which no stage can read: name an object store, a PVC (pvc://claim/path) or a volume (/Volumes/...)".to_owned()
+        });
     }
     let (scheme, rest) = path.split_once("://")?;
     match scheme {
@@ -40,8 +42,16 @@ mod tests {
     #[test]
     fn places_are_judged_by_their_spelling() {
         for path in [
-            "s3://data/train.jsonl", "gs://b/p", "oci://b/p", "az://b/p", "pvc://claim/path", "https://host.example/train.jsonl", "dbfs:/Volumes/a/b/c/d.jsonl",
-            "/Volumes/a/b/c/d.jsonl", "mosaicml/dolly_hhrlhf/train", "catalog.schema.table",
+            "s3://data/train.jsonl",
+            "gs://b/p",
+            "oci://b/p",
+            "az://b/p",
+            "pvc://claim/path",
+            "https://host.example/train.jsonl",
+            "dbfs:/Volumes/a/b/c/d.jsonl",
+            "/Volumes/a/b/c/d.jsonl",
+            "mosaicml/dolly_hhrlhf/train",
+            "catalog.schema.table",
         ] {
             assert_eq!(refusal(path, &[]), None, "{path}");
         }

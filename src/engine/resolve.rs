@@ -10,7 +10,9 @@ use crate::controller::build::overrides;
 use crate::controller::settings::Settings;
 
 use super::fit::{self, Load};
-use super::{endpoint, place, secrets, tuning};
+use super::{endpoint, llm_foundry, place, secrets, tuning};
+
+const MOST_PROMPT_BYTES: usize = 256 * 1024;
 
 /// Everything that decides what a run becomes.
 #[derive(Clone, Copy, Debug)]
@@ -64,10 +66,14 @@ pub fn resolve(request: &Request) -> Result<Resolved, Refusal> {
     let compute = compute(request, size)?;
     fits(request, size, &compute, context_length)?;
     place::check(spec, &settings.allowed_endpoints)?;
+    custom_weights(spec, world_size(compute.nodes, compute.gpus_per_node))?;
+    prompts(spec)?;
     let store = store(request)?;
     let (experiment_path, tracking_uri) = tracker(request)?;
     if spec.registry_path().is_some() && tracking_uri.is_none() {
-        let message = "spec.registerTo needs spec.experimentTracker.mlflow: the model is registered in that server's registry; add it, or remove registerTo".to_owned();
+        let message =
+            "spec.registerTo needs spec.experimentTracker.mlflow: the model is registered in that server's registry; add it, or remove registerTo"
+                .to_owned();
         return Err(Refusal::new("RegistryWithoutTracker", "spec.registerTo", message));
     }
     let secrets = secrets::names(&request.defaults.secrets(spec))?;
@@ -176,7 +182,9 @@ fn compute(request: &Request, size: &ComputeSize) -> Result<Compute, Refusal> {
     let (nodes, gpus_per_node) = (asked.nodes.unwrap_or(size.nodes), asked.gpus_per_node.unwrap_or(size.gpus_per_node));
     if gpus_per_node == 0 {
         if asked.gpu_type.is_some() {
-            let message = "spec.compute.gpuType is set, but the run trains without GPUs: remove gpuType, or set spec.compute.gpusPerNode to 1 or more".to_owned();
+            let message =
+                "spec.compute.gpuType is set, but the run trains without GPUs: remove gpuType, or set spec.compute.gpusPerNode to 1 or more"
+                    .to_owned();
             return Err(Refusal::new("InvalidCompute", "spec.compute.gpuType", message));
         }
         if size.precision != Precision::Fp32 || size.microbatch_size.is_none() {
@@ -232,6 +240,27 @@ fn fits(request: &Request, size: &ComputeSize, compute: &Compute, context_length
     Err(Refusal::new("DoesNotFit", "spec.compute", message))
 }
 
+/// A single process has no shards to load: the engine reads a checkpoint only in the form that it would write.
+fn custom_weights(spec: &FinetuneRunSpec, world_size: i64) -> Result<(), Refusal> {
+    let in_shards = spec.custom_weights_path.as_deref().is_some_and(|path| !llm_foundry::is_whole_checkpoint(path));
+    if in_shards && world_size == 1 {
+        let message = "spec.customWeightsPath names no .pt file, so a checkpoint in shards, which a single process cannot load: \
+                       name a .pt file, or set spec.compute to more than one GPU";
+        return Err(Refusal::new("CustomWeightsFormat", "spec.customWeightsPath", message.to_owned()));
+    }
+    Ok(())
+}
+
+/// Prompts stand twice in a `ConfigMap`, which holds 1 MiB.
+fn prompts(spec: &FinetuneRunSpec) -> Result<(), Refusal> {
+    let bytes: usize = spec.eval_prompts.iter().flatten().map(String::len).sum();
+    if bytes > MOST_PROMPT_BYTES {
+        let message = format!("spec.evalPrompts has {bytes} bytes together, and at most {MOST_PROMPT_BYTES} are possible: shorten or remove some");
+        return Err(Refusal::new("EvalPromptsTooLong", "spec.evalPrompts", message));
+    }
+    Ok(())
+}
+
 /// The object store, from the run or else from the namespace.
 fn store(request: &Request) -> Result<S3, Refusal> {
     let (store, field) = match (&request.spec.s3, &request.defaults.s3) {
@@ -266,7 +295,11 @@ fn tracker(request: &Request) -> Result<(Option<String>, Option<String>), Refusa
 }
 
 fn endpoint_allowed(request: &Request, field: &'static str, said_in: &str, address: &str) -> Result<(), Refusal> {
-    let why = if address.len() > 512 { Some("is longer than 512 characters".to_owned()) } else { endpoint::refusal(address, &request.settings.allowed_endpoints) };
+    let why = if address.len() > 512 {
+        Some("is longer than 512 characters".to_owned())
+    } else {
+        endpoint::refusal(address, &request.settings.allowed_endpoints)
+    };
     why.map_or(Ok(()), |why| Err(Refusal::new("EndpointNotAllowed", field, format!("{said_in} {why}"))))
 }
 

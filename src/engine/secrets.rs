@@ -8,8 +8,31 @@ const MOST: usize = 16;
 
 /// Variables that the stages set themselves, or that change which program runs or whom it talks to. A trailing `*` matches any ending.
 const RESERVED: [&str; 26] = [
-    "FINETUNE_*", "LD_*", "PYTHON*", "GLIBC_TUNABLES", "BASH_ENV", "ENV", "PATH", "HOME", "TMPDIR", "HF_HOME", "HF_ENDPOINT", "NODE_RANK", "RANK", "WORLD_SIZE",
-    "LOCAL_*", "MASTER_*", "KUBE*", "AWS_ENDPOINT*", "AWS_CONTAINER_*", "S3_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "WANDB_BASE_URL", "DATABRICKS_HOST",
+    "FINETUNE_*",
+    "LD_*",
+    "PYTHON*",
+    "GLIBC_TUNABLES",
+    "BASH_ENV",
+    "ENV",
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "HF_HOME",
+    "HF_ENDPOINT",
+    "NODE_RANK",
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_*",
+    "MASTER_*",
+    "KUBE*",
+    "AWS_ENDPOINT*",
+    "AWS_CONTAINER_*",
+    "S3_ENDPOINT_URL",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_RUN_ID",
+    "WANDB_BASE_URL",
+    "DATABRICKS_HOST",
     "*_PROXY",
 ];
 
@@ -19,13 +42,19 @@ pub(super) fn names(secrets: &[SecretRef]) -> Result<Vec<String>, Refusal> {
     if secrets.len() > MOST {
         return refuse(
             "TooManySecrets",
-            format!("spec.secrets and the namespace's ConfigMap finetune-defaults name {} Secrets together, and at most {MOST} are possible: remove some", secrets.len()),
+            format!(
+                "spec.secrets and the namespace's ConfigMap finetune-defaults name {} Secrets together, and at most {MOST} are possible: remove some",
+                secrets.len()
+            ),
         );
     }
     let mut names: Vec<String> = Vec::new();
     for (index, secret) in secrets.iter().enumerate() {
         if !is_object_name(&secret.name) {
-            return refuse("InvalidSecret", format!("spec.secrets: {:?} is not the name of a Secret: use lower-case letters, digits, dashes and dots", shown(&secret.name)));
+            return refuse(
+                "InvalidSecret",
+                format!("spec.secrets: {:?} is not the name of a Secret: use lower-case letters, digits, dashes and dots", shown(&secret.name)),
+            );
         }
         if let Some(problem) = key_problem(secret) {
             return refuse("InvalidSecret", format!("spec.secrets: Secret {}: {problem}", secret.name));
@@ -39,8 +68,15 @@ pub(super) fn names(secrets: &[SecretRef]) -> Result<Vec<String>, Refusal> {
                 }
         };
         if let Some(other) = secrets[..index].iter().find(clashes) {
-            let what = secret.key.as_ref().filter(|_| secret.kind == SecretKind::Env).map_or_else(|| format!("kind {}", kind(secret.kind)), |key| format!("variable {key}"));
-            return refuse("AmbiguousSecrets", format!("spec.secrets: Secrets {} and {} are both of {what}, and only one can be used: remove one", other.name, secret.name));
+            let what = secret
+                .key
+                .as_ref()
+                .filter(|_| secret.kind == SecretKind::Env)
+                .map_or_else(|| format!("kind {}", kind(secret.kind)), |key| format!("variable {key}"));
+            return refuse(
+                "AmbiguousSecrets",
+                format!("spec.secrets: Secrets {} and {} are both of {what}, and only one can be used: remove one", other.name, secret.name),
+            );
         }
         if !names.contains(&secret.name) {
             names.push(secret.name.clone());
@@ -56,7 +92,9 @@ fn key_problem(secret: &SecretRef) -> Option<String> {
         (SecretKind::Env, Some(key)) if !is_variable(key) => {
             Some(format!("key {:?} cannot be the name of an environment variable: use letters, digits and _, or kind mounted", shown(key)))
         }
-        (SecretKind::Env, Some(key)) if is_reserved(key) => Some(format!("the variable {} is set by the operator or changes what runs: choose another name", shown(key))),
+        (SecretKind::Env, Some(key)) if is_reserved(key) => {
+            Some(format!("the variable {} is set by the operator or changes what runs: choose another name", shown(key)))
+        }
         (SecretKind::Mounted, Some("." | "..")) => Some("key is not the name of a file: name a key of the Secret".to_owned()),
         _ => None,
     }
@@ -77,7 +115,12 @@ fn is_reserved(key: &str) -> bool {
 
 fn is_object_name(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    !name.is_empty() && name.len() <= 253 && name.chars().all(inner) && !name.starts_with(['-', '.']) && !name.ends_with(['-', '.']) && !name.contains("..")
+    !name.is_empty()
+        && name.len() <= 253
+        && name.chars().all(inner)
+        && !name.starts_with(['-', '.'])
+        && !name.ends_with(['-', '.'])
+        && !name.contains("..")
 }
 
 fn kind(kind: SecretKind) -> String {
@@ -122,7 +165,20 @@ mod tests {
 
     #[test]
     fn a_variable_cannot_redirect_the_program_or_its_endpoints() {
-        for key in ["LD_PRELOAD", "PYTHONPATH", "PATH", "https_proxy", "HTTPS_PROXY", "AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI", "FINETUNE_STAGE", "KUBERNETES_SERVICE_HOST", "1X", "a.b", "DATABRICKS_HOST"] {
+        for key in [
+            "LD_PRELOAD",
+            "PYTHONPATH",
+            "PATH",
+            "https_proxy",
+            "HTTPS_PROXY",
+            "AWS_ENDPOINT_URL_S3",
+            "MLFLOW_TRACKING_URI",
+            "FINETUNE_STAGE",
+            "KUBERNETES_SERVICE_HOST",
+            "1X",
+            "a.b",
+            "DATABRICKS_HOST",
+        ] {
             assert_eq!(reason(&[secret("a", SecretKind::Env, Some(key))]), Some("InvalidSecret"), "{key}");
         }
         for key in ["OPENAI_API_KEY", "DATABRICKS_TOKEN", "MY_PATH", "ENVIRONMENT"] {

@@ -189,7 +189,12 @@ fn durations_that_slip_past_the_schema_are_refused() {
     for field in ["trainingDuration", "checkpointEvery"] {
         let (reason, at, message) = Case::with(&json!({field: "10 epochs"})).refusal();
         assert_eq!((reason, at), ("InvalidDuration", if field == "trainingDuration" { "spec.trainingDuration" } else { "spec.checkpointEvery" }));
-        assert_eq!(message, format!("spec.{field}: \"10 epochs\" is not a duration: write a whole number and ep (epochs), ba (batches) or tok (tokens), for example 3ep or 1_000_000tok"));
+        assert_eq!(
+            message,
+            format!(
+                "spec.{field}: \"10 epochs\" is not a duration: write a whole number and ep (epochs), ba (batches) or tok (tokens), for example 3ep or 1_000_000tok"
+            )
+        );
     }
 }
 
@@ -197,7 +202,11 @@ fn durations_that_slip_past_the_schema_are_refused() {
 fn an_endpoint_is_refused_wherever_it_is_said() {
     let metadata = "http://169.254.169.254";
     for (case, field, said_in) in [
-        (Case::with(&json!({"s3": {"endpointUrl": metadata}})), "spec.s3.endpointUrl", "spec.s3.endpointUrl names 169.254.169.254, a link-local address"),
+        (
+            Case::with(&json!({"s3": {"endpointUrl": metadata}})),
+            "spec.s3.endpointUrl",
+            "spec.s3.endpointUrl names 169.254.169.254, a link-local address",
+        ),
         (
             Case::with(&json!({"experimentTracker": {"mlflow": {"trackingUri": metadata}}})),
             "spec.experimentTracker.mlflow.trackingUri",
@@ -209,7 +218,10 @@ fn an_endpoint_is_refused_wherever_it_is_said() {
             "ConfigMap finetune-defaults of this namespace, s3.endpointUrl names 169.254.169.254",
         ),
         (
-            Case { defaults: serde_json::from_value(json!({"mlflowTrackingUri": metadata})).unwrap(), ..Case::with(&json!({"experimentTracker": mlflow()})) },
+            Case {
+                defaults: serde_json::from_value(json!({"mlflowTrackingUri": metadata})).unwrap(),
+                ..Case::with(&json!({"experimentTracker": mlflow()}))
+            },
             "spec.experimentTracker.mlflow.trackingUri",
             "ConfigMap finetune-defaults of this namespace, mlflowTrackingUri names 169.254.169.254",
         ),
@@ -229,6 +241,35 @@ fn an_allow_list_that_does_not_name_the_host_is_quoted() {
 }
 
 #[test]
+fn weights_in_shards_need_more_than_one_gpu() {
+    let case = |path: &str, gpus: i32| Case::with(&json!({"customWeightsPath": path})).on(h100(1, gpus));
+    let expected = "spec.customWeightsPath names no .pt file, so a checkpoint in shards, which a single process cannot load: \
+                    name a .pt file, or set spec.compute to more than one GPU";
+    assert_eq!(case("s3://out/old/checkpoints/ep1-ba20", 1).refusal(), ("CustomWeightsFormat", "spec.customWeightsPath", expected.into()));
+    for (path, gpus) in [
+        ("s3://out/old/checkpoints/ep1-ba20", 8),
+        ("s3://out/old/ep1-ba20-rank0.pt", 1),
+        ("s3://out/old/latest-rank0.pt.symlink", 1),
+        ("s3://out/old/ep1.pt", 8),
+    ] {
+        assert!(case(path, gpus).resolve().is_ok(), "{path} on {gpus}");
+    }
+}
+
+#[test]
+fn prompts_that_would_not_fit_into_a_config_map_are_refused_with_both_numbers() {
+    let tracker = json!({"wandb": {"project": "p", "entity": "e"}});
+    let prompts = vec!["x".repeat(4096); 32];
+    assert!(Case::with(&json!({"experimentTracker": tracker, "evalPrompts": prompts})).resolve().is_ok());
+    let prompts = vec!["😀".repeat(4096); 32];
+    let expected = "spec.evalPrompts has 524288 bytes together, and at most 262144 are possible: shorten or remove some";
+    assert_eq!(
+        Case::with(&json!({"experimentTracker": tracker, "evalPrompts": prompts})).refusal(),
+        ("EvalPromptsTooLong", "spec.evalPrompts", expected.into())
+    );
+}
+
+#[test]
 fn a_registry_needs_a_tracker() {
     let (reason, field, _) = Case::with(&json!({"registerTo": "a.b"})).refusal();
     assert_eq!((reason, field), ("RegistryWithoutTracker", "spec.registerTo"));
@@ -238,9 +279,12 @@ fn a_registry_needs_a_tracker() {
 fn a_runtime_that_overrides_what_follows_from_the_run_is_refused() {
     let mut case = Case::new();
     for (defaults, message) in [
-        (json!({"max_duration": "9ep"}), "max_duration cannot be set there: it follows from the run and the model, or the engine has no such setting"),
+        (
+            json!({"max_duration": "9ep"}),
+            "max_duration cannot be set there: it follows from the run and the model, or the engine has no such setting",
+        ),
         (json!({"optimizer": {"lr": 1}}), "optimizer.lr cannot be set there: it follows from the run and the model"),
-        (json!({"optimizer": 1}), "optimizer must be a map"),
+        (json!({"optimizer": 1}), "optimizer must be a map: settings below it follow from the run and the model"),
     ] {
         case.runtime.engine_defaults = serde_json::from_value(defaults).unwrap();
         let expected = format!("FinetuneRuntime llm-foundry, spec.engineDefaults: {message}; ask the administrator to change it");
