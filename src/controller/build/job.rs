@@ -50,17 +50,20 @@ pub(super) fn job(metadata: ObjectMeta, template: PodTemplateSpec, terms: Terms)
 }
 
 /// The disruption stands first: a pod that is told to go ends with some exit code as well, and that must not count as its own failure.
+/// The last rule is for codes without a meaning: the condition of a Job names pod and code only when a rule matches.
 fn rules() -> Vec<PodFailurePolicyRule> {
     let fail = PodFailurePolicyRule { action: "FailJob".to_owned(), ..PodFailurePolicyRule::default() };
     let disruption = PodFailurePolicyOnPodConditionsPattern { type_: "DisruptionTarget".to_owned(), status: Some("True".to_owned()) };
-    let mut rules = vec![PodFailurePolicyRule { on_pod_conditions: Some(vec![disruption]), ..fail.clone() }];
-    rules.extend(EXIT_CODES.map(|range| PodFailurePolicyRule {
+    let codes = |operator: &str, values: Vec<i32>| PodFailurePolicyRule {
         on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
             container_name: Some(pod::CONTAINER.to_owned()),
-            operator: "In".to_owned(),
-            values: range.collect(),
+            operator: operator.to_owned(),
+            values,
         }),
         ..fail.clone()
-    }));
+    };
+    let mut rules = vec![PodFailurePolicyRule { on_pod_conditions: Some(vec![disruption]), ..fail.clone() }];
+    rules.extend(EXIT_CODES.map(|range| codes("In", range.collect())));
+    rules.push(codes("NotIn", vec![0]));
     rules
 }
