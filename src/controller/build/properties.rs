@@ -136,11 +136,11 @@ fn the_host_name_of_the_last_rank_of_the_longest_run_fits() {
 
 #[test]
 fn a_plan_is_what_preflight_reads() {
-    for sample in [Sample::new(), Sample::full(), Sample::on_gpus(2)] {
+    for (sample, processes) in [(Sample::new(), 1), (Sample::full(), 1), (Sample::on_gpus(2), 16)] {
         let [preflight, ..] = sample.stages();
         let text = &preflight.config.data.as_ref().unwrap()["plan.json"];
         let plan = Plan::parse(text.as_bytes()).unwrap();
-        assert_eq!((plan.world_size, plan.run_folder()), (16_u32.min(plan.world_size), "s3://out/team-a/sample".to_owned()));
+        assert_eq!((plan.world_size, plan.run_folder()), (processes, "s3://out/team-a/sample".to_owned()));
     }
 }
 
@@ -161,10 +161,10 @@ fn the_ca_may_change_and_every_other_config_map_may_not() {
 
 #[test]
 fn every_variable_of_the_operator_is_one_that_nobody_else_may_set() {
-    let own = ["MY_TOKEN", "HTTPS_PROXY"];
     for stage in Sample::on_gpus(2).stages() {
-        let names: Vec<_> = container(&stage).env.iter().flatten().map(|variable| variable.name.clone()).collect();
-        assert_eq!(names.iter().filter(|name| !is_reserved(name)).collect::<Vec<_>>().len(), own.len(), "{names:?}");
+        let names = container(&stage).env.iter().flatten().map(|variable| variable.name.as_str());
+        let others: Vec<_> = names.filter(|name| !is_reserved(name)).collect();
+        assert_eq!(others, ["HTTPS_PROXY", "MY_TOKEN"], "the override's and the one of a Secret of kind env");
     }
 }
 
