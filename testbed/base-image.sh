@@ -13,11 +13,13 @@ if [ ! -e "$target" ]; then
     install_packages mmdebstrap
     mkdir -p "$CACHE/testbed"
     build() {
-        # The host's own package sources; a user by name, because some libraries look theirs up.
-        as_root mmdebstrap --quiet --variant=minbase --include="$packages" --skip=output/dev --skip=cleanup/apt/lists \
+        # The host's own package sources; a user by name, because some libraries look theirs up; /root open, because
+        # a virtual environment below it is mounted at the path that it has on the host.
+        as_root mmdebstrap --quiet --format=tar --variant=minbase --include="$packages" --skip=output/dev --skip=cleanup/apt/lists \
             --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
             --customize-hook='echo "nonroot:x:65532:65532::/tmp:/usr/sbin/nologin" >> "$1/etc/passwd"' \
             --customize-hook='echo "nonroot:x:65532:" >> "$1/etc/group"' \
+            --customize-hook='chmod 755 "$1/root"' \
             --customize-hook='rm -rf "$1/var/lib/apt/lists" "$1/var/cache/apt" "$1/var/log/apt"' \
             "$suite" "$target.new" "$@"
     }

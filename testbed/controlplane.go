@@ -119,7 +119,7 @@ func (c *controlPlane) controllerManager(controllers string, securePort int) ([]
 		"--bind-address=" + controllerServer, fmt.Sprintf("--secure-port=%d", securePort),
 		"--cert-dir=" + c.file("controller-manager"),
 		"--service-account-private-key-file=" + c.signingKey, "--root-ca-file=" + c.ca.file(),
-		"--leader-elect=false", "--profiling=false", "--controllers=" + controllers,
+		"--leader-elect=false", "--profiling=false", "--kube-api-qps=200", "--kube-api-burst=400", "--controllers=" + controllers,
 	}, nil
 }
 

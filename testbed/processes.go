@@ -16,8 +16,8 @@ import (
 type processes struct {
 	logs        string
 	environment []string
-	// endWithParent kills the children when the thread that started them dies; start must then be called
-	// from the main goroutine, which init locks to the main thread.
+	// endWithParent kills the children when the thread that started them dies: start must then be called by a
+	// goroutine that is locked to its thread.
 	endWithParent bool
 
 	mu      sync.Mutex

@@ -15,11 +15,6 @@ import (
 	"time"
 )
 
-func init() {
-	// Children that end with their parent are tied to the thread that started them: the main one, which lives longest.
-	runtime.LockOSThread()
-}
-
 // runControlPlane needs no root and no namespaces.
 func runControlPlane(arguments []string) error {
 	flags := flag.NewFlagSet("control-plane", flag.ContinueOnError)
@@ -56,6 +51,8 @@ var errInputClosed = errors.New("standard input was closed")
 
 // serve runs until the context ends, which is no failure, or until a process does.
 func (c *controlPlane) serve(ctx context.Context, controllers string) error {
+	// Children that end with their parent are tied to the thread that started them: it must live as long as this.
+	runtime.LockOSThread()
 	if err := c.choosePorts(); err != nil {
 		return err
 	}

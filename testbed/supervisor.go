@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -70,6 +71,7 @@ func runSupervise(arguments []string) error {
 		return err
 	}
 	s.tell(report{Ready: true})
+	debug.FreeOSMemory()
 	// The cluster lives until the first process of the namespace is killed.
 	select {}
 }
