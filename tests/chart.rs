@@ -18,7 +18,7 @@ const EVERYTHING: [&str; 2] = [
 fn template(arguments: &[&str]) -> std::process::Output {
     let chart = testbed::chart();
     let chart = chart.to_str().expect("the repository's path is text");
-    testbed::helm(["template", "finetune-operator", chart, "--namespace", "finetune-system"].into_iter().chain(SERVER).chain(arguments.iter().copied()))
+    testbed::helm(&[&["template", "finetune-operator", chart, "--namespace", "finetune-system"], &SERVER[..], arguments].concat())
 }
 
 fn render(arguments: &[&str]) -> Vec<Value> {
@@ -359,5 +359,5 @@ fn same_fields(path: &str, values: &Value, schema: &Value) {
 fn helm_finds_nothing_to_warn_about() {
     let chart = testbed::chart();
     let chart = chart.to_str().expect("the repository's path is text");
-    testbed::succeeded(&testbed::helm(["lint", "--strict", chart].into_iter().chain(SERVER)));
+    testbed::succeeded(&testbed::helm(&[&["lint", "--strict", chart], &SERVER[..]].concat()));
 }

@@ -63,12 +63,12 @@ pub struct FinetuneRuntimeSpec {
     /// priorityClassName, labels, annotations. Volumes, mounts and environment apply to all three stages, imagePullSecrets to training and registration, the
     /// rest to training. Anything else is refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-preserve-unknown-fields" = true))]
+    #[schemars(transform = free_form, extend("maxProperties" = 16))]
     pub pod_overrides: BTreeMap<String, serde_json::Value>,
 
     /// Engine settings that are merged below what the operator computes, for example other betas: `{"optimizer": {"betas": [0.9, 0.99]}}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 64), extend("x-kubernetes-preserve-unknown-fields" = true))]
+    #[schemars(transform = free_form, extend("maxProperties" = 64))]
     pub engine_defaults: BTreeMap<String, serde_json::Value>,
 }
 
@@ -81,6 +81,12 @@ pub enum PullPolicy {
     IfNotPresent,
     /// Never: the node has it.
     Never,
+}
+
+/// Keeps what is below the map's own keys: with `additionalProperties` the API server would prune it.
+fn free_form(schema: &mut schemars::Schema) {
+    schema.remove("additionalProperties");
+    schema.insert("x-kubernetes-preserve-unknown-fields".to_owned(), true.into());
 }
 
 fn gpu_resource() -> String {

@@ -423,7 +423,7 @@ pub struct Progress {
     pub tokens_per_second: Option<f64>,
     /// Newest evaluation metrics.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(extend("maxProperties" = 16))]
     pub eval_metrics: BTreeMap<String, f64>,
     /// When the trainer was heard last, by the operator's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -98,9 +98,9 @@ impl ControlPlane {
     }
 
     /// Runs helm against this API server, and returns what it printed.
-    pub(crate) fn helm<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> String {
+    pub(crate) fn helm(&self, arguments: &[&str]) -> String {
         let kubeconfig = self.kubeconfig();
-        testbed::succeeded(&testbed::helm(["--kubeconfig", &kubeconfig].into_iter().chain(arguments)))
+        testbed::succeeded(&testbed::helm(&[&["--kubeconfig", &kubeconfig], arguments].concat()))
     }
 }
 

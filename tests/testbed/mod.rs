@@ -18,7 +18,7 @@ pub(crate) fn chart() -> PathBuf {
 }
 
 /// Runs helm to its end.
-pub(crate) fn helm<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Output {
+pub(crate) fn helm(arguments: &[&str]) -> Output {
     Command::new(program()).arg("helm").args(arguments).output().expect("the test bed's program starts")
 }
 
