@@ -5,7 +5,12 @@
 //! ```
 
 pub mod api;
+pub mod connections;
 pub mod controller;
 pub mod engine;
+pub mod lease;
+pub mod metrics;
 pub mod preflight;
 pub mod report;
+pub mod server;
+pub mod telemetry;

@@ -235,7 +235,10 @@ impl Inner {
 fn is_urgent(old: &Report, new: &Report) -> bool {
     let happened = |report: &Report| report.events.iter().map(|event| (event.type_, event.sent)).collect::<Vec<_>>();
     let saved = |report: &Report| report.checkpoints.iter().map(|checkpoint| (checkpoint.uri.clone(), checkpoint.step)).collect::<Vec<_>>();
-    (old.attempt, &old.start) != (new.attempt, &new.start) || old.waiting_for != new.waiting_for || happened(old) != happened(new) || saved(old) != saved(new)
+    (old.attempt, &old.start) != (new.attempt, &new.start)
+        || old.waiting_for != new.waiting_for
+        || happened(old) != happened(new)
+        || saved(old) != saved(new)
 }
 
 /// `new` with the times that were already known: a time after the arrival is cut to the arrival, and that must not move with each post.

@@ -162,7 +162,7 @@ pub fn own(body: &[u8], outputs: &str, now: Timestamp) -> Result<Report, Message
         attempt,
         start: own.start,
         sequence,
-        waiting_for: own.waiting_for.and_then(waiting_for),
+        waiting_for: own.waiting_for.as_ref().and_then(waiting_for),
         progress: own.progress.map(progress).unwrap_or_default(),
         events: events(own.events.unwrap_or_default(), now),
         checkpoints: checkpoints(own.checkpoints.unwrap_or_default(), outputs, now),
@@ -224,7 +224,7 @@ pub fn kubeflow(body: &[u8], attempt: i64, pod_uid: &str, now: Timestamp) -> Res
 }
 
 /// Lower-case words only: credentials have digits or capitals.
-fn waiting_for(own: OwnWaitingFor) -> Option<WaitingFor> {
+fn waiting_for(own: &OwnWaitingFor) -> Option<WaitingFor> {
     let allowed = |c: char| c.is_ascii_lowercase() || matches!(c, ' ' | '-');
     let what = own.what.trim();
     let plain = (1..=32).contains(&what.len()) && what.chars().all(allowed);
@@ -252,7 +252,12 @@ fn progress(own: OwnProgress) -> Progress {
 fn metrics(named: BTreeMap<String, Number>) -> BTreeMap<String, f64> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | '@');
     let is_name = |name: &str| (1..=64).contains(&name.len()) && name.chars().all(allowed);
-    named.into_iter().filter(|(name, _)| is_name(name)).filter_map(|(name, value)| Some((name, value.signed()?))).take(EVAL_METRICS).collect()
+    named
+        .into_iter()
+        .filter(|(name, _)| is_name(name))
+        .filter_map(|(name, value)| Some((name, value.signed()?)))
+        .take(EVAL_METRICS)
+        .collect()
 }
 
 fn events(own: Vec<OwnEvent>, now: Timestamp) -> Vec<Event> {

@@ -40,13 +40,15 @@ async fn wait(triggers: &mut Pin<Box<dyn Stream<Item = (String, String)> + Send>
     Some((next.1, from.elapsed()))
 }
 
+/// What `wait` answers.
+#[allow(clippy::unnecessary_wraps)] // compared with what may be `None`
 fn seconds(name: &str, n: u64) -> Option<(String, Duration)> {
     Some((name.to_owned(), Duration::from_secs(n)))
 }
 
 /// Timers fire on whole milliseconds after their time, never before it.
 fn rounded(waited: Option<(String, Duration)>) -> Option<(String, Duration)> {
-    waited.map(|(name, time)| (name, Duration::from_secs((time.as_millis() + 5) as u64 / 1000)))
+    waited.map(|(name, time)| (name, Duration::from_secs((time + Duration::from_millis(5)).as_secs())))
 }
 
 #[test]
@@ -142,7 +144,14 @@ async fn the_last_change_is_never_lost_even_when_nobody_listened() {
 async fn events_checkpoints_waiting_and_a_new_start_trigger_at_once() {
     let waiting = Some(WaitingFor { what: "weights".to_owned(), percent: Some(1) });
     let event = Event { type_: EventType::TrainStarted, time: second(0), sent: second(0) };
-    let checkpoint = Checkpoint { step: 1, epoch: None, time: second(0), uri: "s3://o/r/c".to_owned(), size_bytes: None, kind: CheckpointKind::Composer };
+    let checkpoint = Checkpoint {
+        step: 1,
+        epoch: None,
+        time: second(0),
+        uri: "s3://o/r/c".to_owned(),
+        size_bytes: None,
+        kind: CheckpointKind::Composer,
+    };
     let urgent = [
         Report { waiting_for: waiting.clone(), ..report(0, "a", 2) },
         Report { waiting_for: waiting.clone(), events: vec![event], ..report(0, "a", 3) },
