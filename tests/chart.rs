@@ -244,7 +244,10 @@ fn an_image_digest_wins_over_the_tag_in_the_pod_and_for_preflights() {
     let digest = format!("sha256:{}", "0".repeat(64));
     let objects = render(&["--set", &format!("image.digest={digest},image.tag=1.2.3")]);
     let container = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0];
-    assert_eq!((&container["image"], &container["args"][0]), (&json!(format!("finetune-operator@{digest}")), &json!(format!("--preflight-image=finetune-operator@{digest}"))));
+    assert_eq!(
+        (&container["image"], &container["args"][0]),
+        (&json!(format!("finetune-operator@{digest}")), &json!(format!("--preflight-image=finetune-operator@{digest}")))
+    );
 }
 
 #[test]
@@ -280,7 +283,11 @@ fn floats(value: &Value) -> Value {
 fn models_and_runtimes_come_after_their_crds_at_first_and_belong_to_the_release_from_then_on() {
     let kinds = ["FinetuneModel", "FinetuneRuntime"];
     let annotations = |objects: Vec<Value>| -> BTreeSet<String> {
-        objects.iter().filter(|object| kinds.iter().any(|kind| object["kind"] == *kind)).map(|object| object["metadata"]["annotations"].to_string()).collect()
+        objects
+            .iter()
+            .filter(|object| kinds.iter().any(|kind| object["kind"] == *kind))
+            .map(|object| object["metadata"]["annotations"].to_string())
+            .collect()
     };
     let first = json!({
         "helm.sh/hook": "post-install,post-upgrade",
@@ -294,10 +301,12 @@ fn models_and_runtimes_come_after_their_crds_at_first_and_belong_to_the_release_
 #[test]
 fn every_model_and_runtime_of_the_chart_is_one_that_the_operator_reads_and_names_a_runtime_of_the_chart() {
     let objects = render(&SERVED);
-    let runtimes: Vec<FinetuneRuntime> = of_kind(&objects, "FinetuneRuntime").into_iter().map(|object| serde_json::from_value(object.clone()).expect("a runtime")).collect();
+    let runtimes: Vec<FinetuneRuntime> =
+        of_kind(&objects, "FinetuneRuntime").into_iter().map(|object| serde_json::from_value(object.clone()).expect("a runtime")).collect();
     let runtimes: BTreeSet<_> = runtimes.into_iter().filter_map(|runtime| runtime.metadata.name).collect();
     assert_eq!(runtimes, ["llm-foundry".to_owned()].into());
-    let models: Vec<FinetuneModel> = of_kind(&objects, "FinetuneModel").into_iter().map(|object| serde_json::from_value(object.clone()).expect("a model")).collect();
+    let models: Vec<FinetuneModel> =
+        of_kind(&objects, "FinetuneModel").into_iter().map(|object| serde_json::from_value(object.clone()).expect("a model")).collect();
     let mut input_names = BTreeSet::new();
     for model in &models {
         assert!(runtimes.contains(&model.spec.runtime), "{}: runtime {}", model.spec.name, model.spec.runtime);

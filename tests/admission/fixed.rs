@@ -68,7 +68,9 @@ fn all_edits() -> Vec<Edit> {
 async fn answer(client: &Client, path: &str, name: &str, edit: &Edit, status: Option<Value>) -> Result<(), Refused> {
     let mut made = send(client, Method::POST, path, &run(name, &edit.from)).await.unwrap_or_else(|refused| panic!("{}: {refused:?}", edit.what));
     if let Some(status) = status {
-        made = send(client, Method::PATCH, &format!("{path}/{name}/status"), &json!({"status": status})).await.expect("an administrator writes a status");
+        made = send(client, Method::PATCH, &format!("{path}/{name}/status"), &json!({"status": status}))
+            .await
+            .expect("an administrator writes a status");
     }
     made["spec"] = edit.to.clone();
     send(client, Method::PUT, &format!("{path}/{name}?dryRun=All"), &made).await.map(drop)

@@ -58,7 +58,8 @@ async fn the_operator_is_allowed_no_verb_on_secrets_anywhere() {
                     "resourceAttributes": {"namespace": namespace, "verb": verb, "resource": "secrets"}
                 }
             });
-            let answer = send(&client, Method::POST, "/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await.expect("anybody may be asked about");
+            let answer =
+                send(&client, Method::POST, "/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await.expect("anybody may be asked about");
             assert_eq!(answer["status"]["allowed"], false, "{verb} in {namespace:?}");
         }
     }

@@ -15,8 +15,7 @@ const REGISTRY: &str = "must be catalog.schema or catalog.schema.model";
 const SERVER: &str = "must be http://host, https://host (without user name and password) or databricks";
 const STORE: &str = "must be http://host or https://host, without user name and password";
 const OPPOSITES: &str = "validateInputs and disableCredentialsCheck are opposites and contradict each other here: keep one of them";
-const NAME: &str =
-    "metadata.name must be at most 63 lower-case letters, digits and dashes, and start and end with a letter or digit: it becomes a folder and a label";
+const NAME: &str = "metadata.name must be at most 63 lower-case letters, digits and dashes, and start and end with a letter or digit: it becomes a folder and a label";
 
 /// What is merged into the smallest run, the field that is named, and what is said of it after the value.
 fn wrong_specs() -> Vec<(Value, &'static str, &'static str)> {
@@ -44,7 +43,11 @@ fn wrong_specs() -> Vec<(Value, &'static str, &'static str)> {
             "spec.registerTo",
             "registerTo and experimentTracker.mlflow.modelRegistryPath are the same setting and differ here: keep one of them",
         ),
-        (json!({"registerTo": "a.b"}), "spec.registerTo", "registerTo needs experimentTracker.mlflow: the model is registered in that server's registry"),
+        (
+            json!({"registerTo": "a.b"}),
+            "spec.registerTo",
+            "registerTo needs experimentTracker.mlflow: the model is registered in that server's registry",
+        ),
         (
             json!({"registerTo": "a.b", "experimentTracker": {"wandb": {"project": "p", "entity": "e"}}}),
             "spec.registerTo",
@@ -56,10 +59,26 @@ fn wrong_specs() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"taskType": "CONTINUED_PRETRAIN", "trainDataPath": "entity/dataset/train"}), "spec.trainDataPath", &folders[0]),
         (json!({"taskType": "CONTINUED_PRETRAIN", "trainDataPath": "main.data.rows", "dataPrepClusterId": "a"}), "spec.trainDataPath", &folders[0]),
         (json!({"taskType": "CONTINUED_PRETRAIN", "evalDataPath": "entity/dataset/test"}), "spec.evalDataPath", &folders[1]),
-        (json!({"trainDataPath": "main.data.rows"}), "spec.dataPrepClusterId", "dataPrepClusterId is needed to read a table: give the id of a cluster"),
-        (json!({"evalDataPath": "main.data.rows"}), "spec.dataPrepClusterId", "dataPrepClusterId is needed to read a table: give the id of a cluster"),
-        (json!({"secrets": [{"name": "a", "kind": "env"}]}), "spec.secrets[0]", "secrets of kind env and mounted need key: the key of the Secret to use"),
-        (json!({"secrets": [{"name": "a", "kind": "mounted"}]}), "spec.secrets[0]", "secrets of kind env and mounted need key: the key of the Secret to use"),
+        (
+            json!({"trainDataPath": "main.data.rows"}),
+            "spec.dataPrepClusterId",
+            "dataPrepClusterId is needed to read a table: give the id of a cluster",
+        ),
+        (
+            json!({"evalDataPath": "main.data.rows"}),
+            "spec.dataPrepClusterId",
+            "dataPrepClusterId is needed to read a table: give the id of a cluster",
+        ),
+        (
+            json!({"secrets": [{"name": "a", "kind": "env"}]}),
+            "spec.secrets[0]",
+            "secrets of kind env and mounted need key: the key of the Secret to use",
+        ),
+        (
+            json!({"secrets": [{"name": "a", "kind": "mounted"}]}),
+            "spec.secrets[0]",
+            "secrets of kind env and mounted need key: the key of the Secret to use",
+        ),
         (json!({"adapter": "lora"}), "spec.adapter", "adapter is reserved: no engine implements adapters yet, leave it out to train all weights"),
     ]
 }
@@ -74,7 +93,8 @@ async fn each_mistake_is_answered_with_its_field_and_what_to_do_and_with_nothing
     let client = cluster.client().await;
     let path = format!("{}?dryRun=All", runs(&cluster.namespace("refused").await));
     for (patch, field, said) in wrong_specs() {
-        let refused = send(&client, Method::POST, &path, &run("sample", &merged(&samples::smallest_run(), &patch))).await.expect_err(&patch.to_string());
+        let refused =
+            send(&client, Method::POST, &path, &run("sample", &merged(&samples::smallest_run(), &patch))).await.expect_err(&patch.to_string());
         assert!(matches!(&refused[..], [(named, message)] if named == field && takes(message, said)), "{patch}: {refused:?}");
     }
 }
@@ -85,18 +105,30 @@ async fn a_wrong_choice_and_a_missing_field_are_named_with_what_is_possible() {
     let client = cluster.client().await;
     let path = format!("{}?dryRun=All", runs(&cluster.namespace("refused").await));
     let cases = [
-        (json!({"taskType": "CHAT"}), "spec.taskType", r#"Unsupported value: "CHAT": supported values: "INSTRUCTION_FINETUNE", "CHAT_COMPLETION", "CONTINUED_PRETRAIN""#),
-        (json!({"scheduling": {"priority": "high"}}), "spec.scheduling.priority", r#"Unsupported value: "high": supported values: "auto", "low", "lowest""#),
+        (
+            json!({"taskType": "CHAT"}),
+            "spec.taskType",
+            r#"Unsupported value: "CHAT": supported values: "INSTRUCTION_FINETUNE", "CHAT_COMPLETION", "CONTINUED_PRETRAIN""#,
+        ),
+        (
+            json!({"scheduling": {"priority": "high"}}),
+            "spec.scheduling.priority",
+            r#"Unsupported value: "high": supported values: "auto", "low", "lowest""#,
+        ),
         (json!({"model": null}), "spec.model", "Required value"),
         (json!({"trainDataPath": null}), "spec.trainDataPath", "Required value"),
         (json!({"saveFolder": null}), "spec.saveFolder", "Required value"),
         (json!({"experimentTracker": {"wandb": {"project": "p"}}}), "spec.experimentTracker.wandb.entity", "Required value"),
     ];
     for (patch, field, said) in cases {
-        let refused = send(&client, Method::POST, &path, &run("sample", &merged(&samples::smallest_run(), &patch))).await.expect_err(&patch.to_string());
+        let refused =
+            send(&client, Method::POST, &path, &run("sample", &merged(&samples::smallest_run(), &patch))).await.expect_err(&patch.to_string());
         // Where a choice is wrong the API server adds that it did not look at the rules.
         assert_eq!(refused.first(), Some(&(field.to_owned(), said.to_owned())), "{patch}: {refused:?}");
-        assert!(refused[1..].iter().all(|(field, message)| field == "<nil>" && message.contains("some validation rules were not checked")), "{refused:?}");
+        assert!(
+            refused[1..].iter().all(|(field, message)| field == "<nil>" && message.contains("some validation rules were not checked")),
+            "{refused:?}"
+        );
     }
 }
 
@@ -140,7 +172,8 @@ fn every_rule_of_the_crds_has_its_line_here() {
         collect(&serde_json::to_value(definition).expect("a CRD is JSON"), &mut messages);
     }
     messages.retain(|message| !message.ends_with("cannot change once the run is accepted: make a new run"));
-    let tested: BTreeSet<_> = wrong_specs().into_iter().map(|(_, _, said)| said.to_owned()).chain([NAME.to_owned(), MODEL_CONTEXT.to_owned()]).collect();
+    let tested: BTreeSet<_> =
+        wrong_specs().into_iter().map(|(_, _, said)| said.to_owned()).chain([NAME.to_owned(), MODEL_CONTEXT.to_owned()]).collect();
     assert_eq!(messages, tested);
 }
 
@@ -189,4 +222,15 @@ async fn what_the_services_take_is_taken() {
         let answered = send(&client, Method::POST, &path, &run("sample", &spec)).await;
         assert!(answered.is_ok(), "{patch}: {answered:?}");
     }
+}
+
+#[tokio::test]
+async fn the_readmes_run_is_taken() {
+    let cluster = cluster().await;
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the README is there");
+    let yaml = readme.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the README shows a run");
+    let mut run: Value = serde_saphyr::from_str(yaml).expect("it is YAML");
+    let namespace = cluster.namespace("readme").await;
+    run["metadata"]["namespace"] = json!(namespace);
+    send(&cluster.client().await, Method::POST, &format!("{}?dryRun=All", runs(&namespace)), &run).await.expect("it is valid");
 }

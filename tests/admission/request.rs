@@ -18,7 +18,8 @@ pub(crate) async fn send(client: &Client, method: Method, path: &str, body: &Val
     match client.request::<Value>(request).await {
         Ok(answer) => Ok(answer),
         Err(kube::Error::Api(status)) => {
-            let causes = status.details.iter().flat_map(|details| details.causes.clone()).map(|cause| (cause.field, cause.message)).collect::<Vec<_>>();
+            let causes =
+                status.details.iter().flat_map(|details| details.causes.clone()).map(|cause| (cause.field, cause.message)).collect::<Vec<_>>();
             Err(if causes.is_empty() { vec![(String::new(), status.message.clone())] } else { causes })
         }
         Err(error) => panic!("{path}: {error}"),

@@ -82,7 +82,10 @@ async fn who_creates_a_run_must_be_allowed_to_get_each_secret_that_it_names() {
             None => assert!(answered.is_ok(), "{user} {secrets:?}: {answered:?}"),
             Some((place, secret)) => {
                 let refused = answered.expect_err(user);
-                assert!(matches!(&refused[..], [(_, message)] if message.ends_with(&denial(place, secret, &namespace))), "{user} {secrets:?}: {refused:?}");
+                assert!(
+                    matches!(&refused[..], [(_, message)] if message.ends_with(&denial(place, secret, &namespace))),
+                    "{user} {secrets:?}: {refused:?}"
+                );
             }
         }
     }
@@ -95,7 +98,8 @@ async fn nobody_redirects_anothers_secrets_before_the_run_is_accepted_and_anybod
     let (admin, alice, bob) = (cluster.client().await, cluster.user("alice").await, cluster.user("bob").await);
     let path = format!("{}/of-bob", runs(&namespace));
     send(&bob, Method::POST, &runs(&namespace), &run("of-bob", &spec(&["other"]))).await.expect("bob may get all Secrets");
-    let redirected = send(&alice, Method::PATCH, &path, &json!({"spec": {"s3": {"endpointUrl": "https://elsewhere"}}})).await.expect_err("alice may not");
+    let redirected =
+        send(&alice, Method::PATCH, &path, &json!({"spec": {"s3": {"endpointUrl": "https://elsewhere"}}})).await.expect_err("alice may not");
     assert!(redirected[0].1.ends_with(&denial(0, "other", &namespace)), "{redirected:?}");
     send(&alice, Method::PATCH, &path, &json!({"metadata": {"labels": {"seen": "yes"}}})).await.expect("labels reach no pod");
     send(&admin, Method::PATCH, &format!("{path}/status"), &json!({"status": {"specHash": "0123"}})).await.expect("as the operator does");
@@ -109,8 +113,11 @@ async fn only_who_may_get_all_secrets_writes_the_defaults_that_every_run_of_the_
     let namespace = team(cluster).await;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     let defaults = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"defaults.yaml": "{}"}});
-    let refused = send(&cluster.user("alice").await, Method::POST, &path, &defaults("finetune-defaults")).await.expect_err("alice may get one Secret");
-    let message = format!("the ConfigMap finetune-defaults names Secrets for every run of namespace \"{namespace}\": only who may get all Secrets of the namespace may write it");
+    let refused =
+        send(&cluster.user("alice").await, Method::POST, &path, &defaults("finetune-defaults")).await.expect_err("alice may get one Secret");
+    let message = format!(
+        "the ConfigMap finetune-defaults names Secrets for every run of namespace \"{namespace}\": only who may get all Secrets of the namespace may write it"
+    );
     assert!(matches!(&refused[..], [(_, said)] if said.ends_with(&message)), "{refused:?}");
     send(&cluster.user("alice").await, Method::POST, &path, &defaults("her-own")).await.expect("other ConfigMaps are not looked at");
     send(&cluster.user("bob").await, Method::POST, &path, &defaults("finetune-defaults")).await.expect("bob may get all Secrets");

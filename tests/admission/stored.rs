@@ -13,7 +13,8 @@ async fn the_api_server_finds_nothing_wrong_with_the_crds() {
     let client = cluster().await.client().await;
     for plural in ["finetuneruns", "finetunemodels", "finetuneruntimes"] {
         let crd = get(&client, &format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.finetune.dev"), "application/json").await;
-        let conditions = crd["status"]["conditions"].as_array().expect("conditions").iter().map(|condition| json!([condition["type"], condition["status"]]));
+        let conditions =
+            crd["status"]["conditions"].as_array().expect("conditions").iter().map(|condition| json!([condition["type"], condition["status"]]));
         let conditions: BTreeSet<_> = conditions.map(|condition| condition.to_string()).collect();
         assert_eq!(conditions, [r#"["Established","True"]"#.to_owned(), r#"["NamesAccepted","True"]"#.to_owned()].into(), "{plural}");
     }
@@ -98,7 +99,12 @@ async fn runs_are_selected_by_model_and_phase_and_models_by_their_input_name() {
     }
     let selected = async |path: &str, selector: &str| {
         let list = get(&client, &format!("{path}?fieldSelector={selector}"), "application/json").await;
-        list["items"].as_array().expect("items").iter().map(|item| item["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        list["items"]
+            .as_array()
+            .expect("items")
+            .iter()
+            .map(|item| item["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(selected(&path, "spec.model=one").await, ["a", "b"]);
     assert_eq!(selected(&path, "status.phase=Running").await, ["a", "c"]);
