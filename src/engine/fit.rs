@@ -5,7 +5,7 @@
 //! one (activation checkpointing), on a single GPU the inside of all layers, and the logits with their gradient. Depth and
 //! width are estimated from the number of parameters (P = 12 L h², h = 128 L).
 
-const GIB: f64 = (1u64 << 30) as f64;
+const GIB: f64 = 1_073_741_824.0;
 /// What the driver and the allocator take from each GPU.
 const RESERVED_GIB: f64 = 2.0;
 const STATE_BYTES: f64 = 12.0;

@@ -2,7 +2,13 @@
 //!
 //! What the runtime expects of it stands in `runtimes/llm-foundry/README.md`; which of it an admin may tune, in `tuning`.
 
-mod text;
+#[cfg(test)]
+mod golden;
+mod literal;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod sample;
 
 use serde_json::{Map, Value, json};
 
@@ -13,9 +19,7 @@ use crate::api::{FinetuneModelSpec, FinetuneRunSpec, FinetuneRuntimeSpec, TaskTy
 use super::duration::{self, Plan};
 use super::resolve::world_size;
 use super::tuning;
-
-use text::literal;
-pub use text::render;
+use literal::literal;
 
 /// Where the runtime puts weights and tokenizer before the engine starts, whatever their source.
 pub const MODEL: &str = "/scratch/model";
@@ -39,7 +43,7 @@ pub struct Training<'a> {
     pub data: &'a DataStatus,
 }
 
-/// The engine's configuration, for `render`.
+/// The engine's configuration.
 #[must_use]
 pub fn compile(training: &Training) -> Value {
     let Training { run, spec, model, resolved, data, .. } = *training;
@@ -142,13 +146,13 @@ fn train_loader(training: &Training, size: Option<&ComputeSize>) -> Value {
     dataset["shuffle"] = json!(true);
     dataset["shuffle_seed"] = json!(spec.seed);
     // Fewer rows than one step takes would otherwise be no step at all.
-    loader(training, dataset, u64::try_from(rows).is_ok_and(|rows| rows >= per_step), size)
+    loader(training, &dataset, u64::try_from(rows).is_ok_and(|rows| rows >= per_step), size)
 }
 
 fn eval_loader(training: &Training, eval: &DataSet, size: Option<&ComputeSize>) -> Value {
     let mut dataset = dataset(training, Some(eval), "eval");
     dataset["shuffle"] = json!(false);
-    loader(training, dataset, false, size)
+    loader(training, &dataset, false, size)
 }
 
 fn dataset(training: &Training, data: Option<&DataSet>, split: &str) -> Value {
@@ -171,10 +175,10 @@ fn dataset(training: &Training, data: Option<&DataSet>, split: &str) -> Value {
     dataset
 }
 
-fn loader(training: &Training, dataset: Value, drop_last: bool, size: Option<&ComputeSize>) -> Value {
+fn loader(training: &Training, dataset: &Value, drop_last: bool, size: Option<&ComputeSize>) -> Value {
     let gpus = training.resolved.gpus_per_node;
     // One process for each GPU and at most 8 more that read for it; the engine cannot do without a reader.
-    let workers = size.filter(|_| gpus > 0).map_or(1, |size| (size.cpus / gpus - 1).clamp(1, 8));
+    let workers = size.filter(|_| gpus > 0).map_or(1, |size| (size.cpus / gpus).saturating_sub(1).clamp(1, 8));
     json!({
         "name": if training.spec.task_type == TaskType::ContinuedPretrain { "text" } else { "finetuning" },
         "dataset": dataset,

@@ -9,6 +9,11 @@ const STORES: [&str; 5] = ["s3", "gs", "oci", "az", "pvc"];
 
 /// Refuses the first place that no stage could read.
 pub(super) fn check(spec: &FinetuneRunSpec, allowed_endpoints: &[String]) -> Result<(), Refusal> {
+    if spec.save_folder.contains(['{', '}']) {
+        // The engine takes braces in names of its checkpoints for placeholders.
+        let message = "spec.saveFolder holds a brace, which the engine takes for a placeholder: choose a path without { and }";
+        return Err(Refusal::new("UnsupportedPath", "spec.saveFolder", message.to_owned()));
+    }
     let data = [("spec.trainDataPath", Some(&spec.train_data_path)), ("spec.evalDataPath", spec.eval_data_path.as_ref())];
     let weights = ("spec.customWeightsPath", spec.custom_weights_path.as_ref());
     for (field, path) in data.into_iter().chain([weights]) {

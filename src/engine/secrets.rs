@@ -1,38 +1,29 @@
 //! Which Secrets a run uses together, and why some may not meet: names only, never a value. Pure.
 
 use crate::api::secret_ref::{SecretKind, SecretRef};
+use crate::controller::build::environment;
 
 use super::resolve::Refusal;
 
 const MOST: usize = 16;
 
-/// Variables that the stages set themselves, or that change which program runs or whom it talks to. A trailing `*` matches any ending.
-const RESERVED: [&str; 26] = [
-    "FINETUNE_*",
+/// Variables that change which program runs or whom it talks to, besides those that the stages set themselves. A leading or
+/// trailing `*` matches anything.
+const RESERVED: [&str; 15] = [
     "LD_*",
     "PYTHON*",
     "GLIBC_TUNABLES",
     "BASH_ENV",
     "ENV",
     "PATH",
-    "HOME",
-    "TMPDIR",
-    "HF_HOME",
     "HF_ENDPOINT",
-    "NODE_RANK",
-    "RANK",
-    "WORLD_SIZE",
     "LOCAL_*",
-    "MASTER_*",
     "KUBE*",
     "AWS_ENDPOINT*",
     "AWS_CONTAINER_*",
-    "S3_ENDPOINT_URL",
-    "MLFLOW_TRACKING_URI",
     "MLFLOW_REGISTRY_URI",
-    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_*",
     "WANDB_BASE_URL",
-    "DATABRICKS_HOST",
     "*_PROXY",
 ];
 
@@ -105,12 +96,13 @@ fn is_variable(key: &str) -> bool {
 }
 
 fn is_reserved(key: &str) -> bool {
-    let key = key.to_ascii_uppercase();
-    RESERVED.iter().any(|pattern| match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
-        (Some(start), _) => key.starts_with(start),
-        (None, Some(end)) => key.ends_with(end),
-        (None, None) => key == *pattern,
-    })
+    let upper = key.to_ascii_uppercase();
+    environment::is_reserved(key)
+        || RESERVED.iter().any(|pattern| match (pattern.strip_suffix('*'), pattern.strip_prefix('*')) {
+            (Some(start), _) => upper.starts_with(start),
+            (None, Some(end)) => upper.ends_with(end),
+            (None, None) => upper == *pattern,
+        })
 }
 
 fn is_object_name(name: &str) -> bool {
@@ -176,12 +168,13 @@ mod tests {
             "FINETUNE_STAGE",
             "KUBERNETES_SERVICE_HOST",
             "1X",
+            "HF_TOKEN",
             "a.b",
             "DATABRICKS_HOST",
         ] {
             assert_eq!(reason(&[secret("a", SecretKind::Env, Some(key))]), Some("InvalidSecret"), "{key}");
         }
-        for key in ["OPENAI_API_KEY", "DATABRICKS_TOKEN", "MY_PATH", "ENVIRONMENT"] {
+        for key in ["OPENAI_API_KEY", "MY_PATH", "ENVIRONMENT"] {
             assert_eq!(reason(&[secret("a", SecretKind::Env, Some(key))]), None, "{key}");
         }
     }

@@ -36,6 +36,8 @@ use crate::api::{FinetuneRun, names};
 pub use preflight::preflight;
 pub use register::register;
 pub use train::{service, train};
+#[cfg(test)]
+pub(crate) use train::yaml;
 
 /// Key of the report endpoint's CA in its `ConfigMap`.
 pub const CA_KEY: &str = "ca.crt";

@@ -249,7 +249,7 @@ fn deadline(subject: &Subject) -> Option<i64> {
 }
 
 /// Every text is quoted and every number plain, so that readers of YAML 1.1 and 1.2 see the same values.
-pub(super) fn yaml(value: &serde_json::Value) -> String {
+pub(crate) fn yaml(value: &serde_json::Value) -> String {
     let options = serde_saphyr::ser_options! { quote_all: true, prefer_block_scalars: false };
     serde_saphyr::to_string_with_options(value, options).unwrap_or_else(|_| value.to_string())
 }
