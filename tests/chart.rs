@@ -153,6 +153,7 @@ fn the_default_installation_is_these_objects() {
         "CustomResourceDefinition finetuneruntimes.finetune.dev",
         "Deployment finetune-system/finetune-operator",
         "FinetuneRuntime llm-foundry",
+        "FinetuneRuntime llm-foundry-eager",
         "PriorityClass finetune-low",
         "PriorityClass finetune-lowest",
         "Role finetune-system/finetune-operator-lease",
@@ -304,7 +305,7 @@ fn every_model_and_runtime_of_the_chart_is_one_that_the_operator_reads_and_names
     let runtimes: Vec<FinetuneRuntime> =
         of_kind(&objects, "FinetuneRuntime").into_iter().map(|object| serde_json::from_value(object.clone()).expect("a runtime")).collect();
     let runtimes: BTreeSet<_> = runtimes.into_iter().filter_map(|runtime| runtime.metadata.name).collect();
-    assert_eq!(runtimes, ["llm-foundry".to_owned()].into());
+    assert_eq!(runtimes, ["llm-foundry", "llm-foundry-eager"].map(str::to_owned).into());
     let models: Vec<FinetuneModel> =
         of_kind(&objects, "FinetuneModel").into_iter().map(|object| serde_json::from_value(object.clone()).expect("a model")).collect();
     let mut input_names = BTreeSet::new();
