@@ -47,7 +47,8 @@ async fn each_bound_holds(client: &kube::Client, path: &str, spec: &Value, field
 fn violations(schema: &Value, valid: &Value) -> Vec<Value> {
     let limit = |keyword: &str| schema[keyword].as_f64();
     let count = |keyword: &str| schema[keyword].as_u64().and_then(|count| usize::try_from(count).ok());
-    let number = |value: f64| if schema["type"] == "integer" { json!(value as i64) } else { json!(value) };
+    let whole = |value: f64| serde_json::from_str(&format!("{value:.0}")).expect("a number");
+    let number = |value: f64| if schema["type"] == "integer" { whole(value) } else { json!(value) };
     let mut wrong = vec![if schema["type"] == "string" { json!(7) } else { json!("seven") }];
     wrong.extend(count("minLength").map(|length| json!("a".repeat(length - 1))));
     wrong.extend(count("maxLength").map(|length| json!("a".repeat(length + 1))));
