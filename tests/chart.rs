@@ -5,6 +5,7 @@ mod testbed;
 use std::collections::BTreeSet;
 
 use finetune_operator::api::{FinetuneModel, FinetuneRuntime, crd};
+use finetune_operator::metrics::Metrics;
 use serde_json::{Value, json};
 
 /// Helm was built without the version of a Kubernetes that it speaks to.
@@ -312,6 +313,22 @@ fn every_model_and_runtime_of_the_chart_is_one_that_the_operator_reads_and_names
     for model in &models {
         assert!(runtimes.contains(&model.spec.runtime), "{}: runtime {}", model.spec.name, model.spec.runtime);
         assert!(input_names.insert(&model.spec.name), "{} stands twice in the catalogue", model.spec.name);
+    }
+}
+
+#[test]
+fn every_alert_asks_for_metrics_that_the_operator_has() {
+    let objects = render(&EVERYTHING);
+    let metrics = Metrics::new().text().expect("metrics are text");
+    let rules = of_kind(&objects, "PrometheusRule")[0]["spec"]["groups"][0]["rules"].as_array().expect("rules");
+    assert_eq!(rules.len(), 4);
+    for rule in rules {
+        let expression = rule["expr"].as_str().expect("an alert has an expression");
+        assert!(expression.contains(r#"{job="finetune-operator",namespace="finetune-system""#), "{expression}");
+        let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for metric in words.filter(|word| word.starts_with("finetune_")) {
+            assert!(metrics.lines().any(|line| line.starts_with(metric)), "{metric}");
+        }
     }
 }
 
