@@ -6,6 +6,8 @@ import (
 	"strings"
 )
 
+func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
 // access is a shell file that exports how to reach the cluster and its servers. Names with _IN_CLUSTER are for pods.
 func (s *clusterSpec) access() string {
 	host := s.Link.inside().String()
@@ -32,8 +34,9 @@ func (s *clusterSpec) access() string {
 	}
 	var text strings.Builder
 	for _, pair := range values {
-		fmt.Fprintf(&text, "export %s='%s'\n", pair[0], strings.ReplaceAll(pair[1], "'", `'\''`))
+		fmt.Fprintf(&text, "export %s=%s\n", pair[0], quote(pair[1]))
 	}
+	fmt.Fprintf(&text, "export PATH=%s:\"$PATH\"\n", quote(filepath.Dir(neighbour("kubectl"))))
 	fmt.Fprintf(&text, "export NO_PROXY=\"${NO_PROXY:+$NO_PROXY,}%[1]s\" no_proxy=\"${no_proxy:+$no_proxy,}%[1]s\"\n", host)
 	return text.String()
 }

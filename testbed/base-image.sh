@@ -10,7 +10,7 @@ suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
 packages=python3,libgomp1,ca-certificates
 target=$CACHE/testbed/base-$suite-$({ cat base-image.sh; echo "$suite $packages"; } | sha256sum | cut -c1-16).tar
 if [ ! -e "$target" ]; then
-    install_packages mmdebstrap
+    install_packages mmdebstrap:mmdebstrap
     mkdir -p "$CACHE/testbed"
     build() {
         # The host's own package sources; a user by name, because some libraries look theirs up; /root open, because

@@ -7,22 +7,25 @@ cd "$(dirname "$0")"
 . ./steps.sh
 
 kubernetes=$(sed -n 's/^\tk8s.io\/kubernetes v\(.*\)$/\1/p' go.mod)
-modules=$(digest go.mod go.sum)
-sources=$(digest go.mod go.sum build.sh ./*.go pause/*.go)
+modules=$(digest go.mod go.sum build.sh)
+sources=$(digest go.mod go.sum build.sh pause/*.go $(ls ./*.go | grep -v _test.go))
 servers=$CACHE/testbed/servers-$modules
 target=$CACHE/testbed/$sources
 
-install_packages containerd runc containernetworking-plugins iptables iproute2 conntrack
+install_packages containerd:containerd runc:runc containernetworking-plugins:/usr/lib/cni/ptp iptables:iptables iproute2:ip conntrack:conntrack
 mkdir -p "$CACHE/testbed"
 exec 9>"$CACHE/testbed/lock"
 flock 9
 
-# The same flags everywhere: each other set of flags would compile a thousand packages anew.
-export CGO_ENABLED=0 GOFLAGS='-trimpath -buildvcs=false -mod=readonly'
-build() {
-    go build -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v$kubernetes
-        -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$(cut -d. -f2 <<<"$kubernetes")" -o "$1" "${@:2}"
-}
+minor=$(cut -d. -f2 <<<"$kubernetes")
+helm=$(sed -n 's/^\thelm.sh\/helm\/v3 \(v[0-9.]*\).*$/\1/p' go.mod)
+# The versions that the programs report, and that helm templates for when it has no cluster.
+versions="-X k8s.io/component-base/version.gitVersion=v$kubernetes
+    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$minor
+    -X helm.sh/helm/v3/internal/version.version=$helm
+    -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=$minor
+    -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=$minor"
+build() { go build -ldflags "-s -w $versions" -o "$@"; }
 if [ ! -e "$target" ]; then
     rm -rf "$target.new"
     mkdir "$target.new"
@@ -36,6 +39,7 @@ if [ ! -e "$target" ]; then
         mv "$servers.new" "$servers"
     fi
     ln -s "$servers/minio" "$servers/helm" "$target.new/"
+    ln -s testbed "$target.new/kubectl"
     mv "$target.new" "$target"
 fi
 touch "$target"
