@@ -183,9 +183,9 @@ pub struct FinetuneRunStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_job: Option<CurrentJob>,
 
-    /// Failures so far, by what they count against.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retries: Option<Retries>,
+    /// Jobs made and failures so far.
+    #[serde(default)]
+    pub retries: Retries,
 
     /// No Job is made before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -338,23 +338,23 @@ pub struct CurrentJob {
     pub uid: Option<String>,
     /// When this intent was written.
     pub since: Time,
-    /// Whether it converts data, for a preflight.
+    /// Whether a preflight leaves the data alone because they were proved before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub checks_only: bool,
 }
 
-/// Failures so far. The budget belongs to the run, not to a Job.
+/// Jobs made and failures so far. The budget belongs to the run, not to a Job.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Retries {
-    /// Preflights that will not be counted as passed: also the number of the next one.
+    /// Preflight Jobs that were wanted so far: also the number of the next one.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000))]
-    pub preflight: i64,
-    /// Preflight failures in a row that are not the user's.
+    pub preflights: i64,
+    /// Preflights in a row that did not pass and are tried again.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000))]
-    pub preflight_in_a_row: i64,
+    pub preflight_failures: i64,
     /// Training failures that count against `scheduling.maxRetries`.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000))]
@@ -363,10 +363,10 @@ pub struct Retries {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub preemptions: i64,
-    /// Registrations that failed: also the number of the next one.
+    /// Register Jobs that were wanted so far: also the number of the next one.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000))]
-    pub register: i64,
+    pub registrations: i64,
 }
 
 /// Progress of the newest attempt. Numbers come from the trainer and are clamped.

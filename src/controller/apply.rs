@@ -1,0 +1,141 @@
+//! The apply step: writes, and only writes, one plan. The cluster first, then the status, then events, which never fail it.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
+use kube::runtime::events::{Event, EventType};
+use kube::{Api, Resource, ResourceExt};
+
+use super::Context;
+use super::build::Stage;
+use super::decide::{Change, Plan};
+use super::observed::Observed;
+use crate::api::status::EventType as RunEventType;
+use crate::api::{FinetuneRun, MANAGER};
+
+/// A write that failed; the run is looked at again with backoff.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct Error {
+    what: String,
+    #[source]
+    source: kube::Error,
+}
+
+fn writing(what: String) -> impl FnOnce(kube::Error) -> Error {
+    move |source| Error { what, source }
+}
+
+/// What came of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Applied {
+    /// All is written, or nothing was to be written.
+    Done,
+    /// Somebody else wrote the run in between: observe again.
+    Outdated,
+}
+
+pub(super) async fn apply(ctx: &Context, seen: &Observed, plan: &Plan) -> Result<Applied, Error> {
+    let namespace = seen.run.namespace().unwrap_or_default();
+    change(ctx, &namespace, &seen.run, &plan.change).await?;
+    if seen.run.status.as_ref() == Some(&plan.status) {
+        return Ok(Applied::Done);
+    }
+    let runs: Api<FinetuneRun> = Api::namespaced(ctx.client.clone(), &namespace);
+    let name = seen.run.name_any();
+    // The version that was decided on is a precondition: an intent is never written over a change that was not seen.
+    let patch = serde_json::json!({
+        "apiVersion": FinetuneRun::api_version(&()), "kind": FinetuneRun::kind(&()),
+        "metadata": {"name": name, "namespace": namespace, "resourceVersion": seen.run.resource_version(), "uid": seen.run.uid()},
+        "status": plan.status,
+    });
+    match runs.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await {
+        Ok(_) => {
+            ctx.metrics.status_written();
+            publish(ctx, seen, plan).await;
+            Ok(Applied::Done)
+        }
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(Applied::Outdated),
+        Err(source) => Err(writing(format!("write the status of FinetuneRun {namespace}/{name}"))(source)),
+    }
+}
+
+async fn change(ctx: &Context, namespace: &str, run: &FinetuneRun, change: &Change) -> Result<(), Error> {
+    let maps: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace);
+    let jobs: Api<Job> = Api::namespaced(ctx.client.clone(), namespace);
+    match change {
+        Change::Keep => Ok(()),
+        Change::CreateSnapshot(map) => create(&maps, map).await,
+        Change::DeleteSnapshot(name) => {
+            let result = maps.delete(name, &DeleteParams::default()).await.map(|_| ());
+            gone_is_fine(result).map_err(writing(format!("delete ConfigMap {namespace}/{name}")))
+        }
+        Change::CreateStage(stage) => create_stage(ctx, namespace, run, stage).await,
+        Change::DeleteJob { name, uid } => {
+            let params = DeleteParams {
+                propagation_policy: Some(PropagationPolicy::Foreground),
+                preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
+                ..DeleteParams::default()
+            };
+            let result = jobs.delete(name, &params).await.map(|_| ());
+            gone_is_fine(result).map_err(writing(format!("delete Job {namespace}/{name}")))
+        }
+    }
+}
+
+/// The `ConfigMap`s first: a Job that exists always has what its pods mount.
+async fn create_stage(ctx: &Context, namespace: &str, run: &FinetuneRun, stage: &Stage) -> Result<(), Error> {
+    let maps: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace);
+    if stage.needs_ca {
+        let ca = super::build::ca(run, &ctx.ca.pem());
+        let name = ca.name_any();
+        maps.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&ca))
+            .await
+            .map_err(writing(format!("apply ConfigMap {namespace}/{name}")))?;
+    }
+    create(&maps, &stage.config).await?;
+    create(&Api::<Job>::namespaced(ctx.client.clone(), namespace), &stage.job).await?;
+    ctx.metrics.job_created(stage.job.labels().get(crate::api::names::STAGE).map(String::as_str));
+    Ok(())
+}
+
+/// Creates an object with a deterministic name. That it exists already is no error: the next observation says whose it is.
+async fn create<K>(api: &Api<K>, object: &K) -> Result<(), Error>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+{
+    match api.create(&PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }, object).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(source) => {
+            let namespace = object.meta().namespace.clone().unwrap_or_default();
+            Err(writing(format!("create {} {namespace}/{}", K::kind(&()), object.name_any()))(source))
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+fn gone_is_fine(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
+    match result {
+        // A uid that does not match is a conflict: the object that was meant is gone.
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        other => other,
+    }
+}
+
+/// One Kubernetes Event for each new event of the run. Losing one is no error: the status has them all.
+async fn publish(ctx: &Context, seen: &Observed, plan: &Plan) {
+    let old = seen.run.status.as_ref().map(|status| status.events.as_slice()).unwrap_or_default();
+    for event in plan.status.events.iter().filter(|event| !old.contains(event)) {
+        let bad = matches!(event.type_, RunEventType::CheckFailed | RunEventType::Failed | RunEventType::FailedException | RunEventType::Requeued);
+        let note = Event {
+            type_: if bad { EventType::Warning } else { EventType::Normal },
+            reason: event.type_.as_str().to_owned(),
+            note: Some(event.message.clone()),
+            action: event.attempt.map_or_else(|| "Run".to_owned(), |attempt| format!("Attempt{attempt}")),
+            secondary: None,
+        };
+        if let Err(error) = ctx.recorder.publish(&note, &seen.run.object_ref(&())).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "publish an event");
+        }
+    }
+}
