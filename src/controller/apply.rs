@@ -6,11 +6,10 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, Pro
 use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource, ResourceExt};
 
-use super::Context;
-use super::build::Stage;
+use super::{Context, build};
 use super::decide::{Change, Plan};
 use super::observed::Observed;
-use crate::api::status::EventType as RunEventType;
+use crate::api::status::{EventType as RunEventType, Stage};
 use crate::api::{FinetuneRun, MANAGER};
 
 /// A write that failed; the run is looked at again with backoff.
@@ -37,7 +36,7 @@ pub(super) enum Applied {
 
 pub(super) async fn apply(ctx: &Context, seen: &Observed, plan: &Plan) -> Result<Applied, Error> {
     let namespace = seen.run.namespace().unwrap_or_default();
-    change(ctx, &namespace, &seen.run, &plan.change).await?;
+    change(ctx, &namespace, &plan.change).await?;
     if seen.run.status.as_ref() == Some(&plan.status) {
         return Ok(Applied::Done);
     }
@@ -51,7 +50,7 @@ pub(super) async fn apply(ctx: &Context, seen: &Observed, plan: &Plan) -> Result
     });
     match runs.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await {
         Ok(_) => {
-            ctx.metrics.status_written();
+            count(ctx, seen, plan);
             publish(ctx, seen, plan).await;
             Ok(Applied::Done)
         }
@@ -60,7 +59,30 @@ pub(super) async fn apply(ctx: &Context, seen: &Observed, plan: &Plan) -> Result
     }
 }
 
-async fn change(ctx: &Context, namespace: &str, run: &FinetuneRun, change: &Change) -> Result<(), Error> {
+/// What this step newly told, as metrics.
+fn count(ctx: &Context, seen: &Observed, plan: &Plan) {
+    ctx.metrics.status_written();
+    let old = seen.run.status.clone().unwrap_or_default();
+    let new = &plan.status;
+    let Some(job) = &old.current_job else { return };
+    if job.uid.is_none() && new.current_job.as_ref().is_some_and(|wanted| wanted.name == job.name && wanted.uid.is_some()) {
+        ctx.metrics.job_created(job.stage);
+    }
+    if new.current_job.as_ref().is_some_and(|wanted| wanted.name == job.name) {
+        return;
+    }
+    let class = new.failure.as_ref().filter(|_| new.failure != old.failure).map(|failure| failure.class);
+    match job.stage {
+        Stage::Preflight => ctx.metrics.preflight_ended(class),
+        Stage::Train => {
+            let (before, after) = (old.gpu_hours.unwrap_or_default(), new.gpu_hours.unwrap_or_default());
+            ctx.metrics.attempt_ended(class, after.used - before.used, after.lost - before.lost);
+        }
+        Stage::Register => {}
+    }
+}
+
+async fn change(ctx: &Context, namespace: &str, change: &Change) -> Result<(), Error> {
     let maps: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace);
     let jobs: Api<Job> = Api::namespaced(ctx.client.clone(), namespace);
     match change {
@@ -70,7 +92,7 @@ async fn change(ctx: &Context, namespace: &str, run: &FinetuneRun, change: &Chan
             let result = maps.delete(name, &DeleteParams::default()).await.map(|_| ());
             gone_is_fine(result).map_err(writing(format!("delete ConfigMap {namespace}/{name}")))
         }
-        Change::CreateStage(stage) => create_stage(ctx, namespace, run, stage).await,
+        Change::CreateStage { stage, ca } => create_stage(ctx, namespace, stage, ca.as_deref()).await,
         Change::DeleteJob { name, uid } => {
             let params = DeleteParams {
                 propagation_policy: Some(PropagationPolicy::Foreground),
@@ -84,18 +106,16 @@ async fn change(ctx: &Context, namespace: &str, run: &FinetuneRun, change: &Chan
 }
 
 /// The `ConfigMap`s first: a Job that exists always has what its pods mount.
-async fn create_stage(ctx: &Context, namespace: &str, run: &FinetuneRun, stage: &Stage) -> Result<(), Error> {
+async fn create_stage(ctx: &Context, namespace: &str, stage: &build::Stage, ca: Option<&ConfigMap>) -> Result<(), Error> {
     let maps: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace);
-    if stage.needs_ca {
-        let ca = super::build::ca(run, &ctx.ca.pem());
+    if let Some(ca) = ca {
         let name = ca.name_any();
-        maps.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&ca))
+        maps.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(ca))
             .await
             .map_err(writing(format!("apply ConfigMap {namespace}/{name}")))?;
     }
     create(&maps, &stage.config).await?;
     create(&Api::<Job>::namespaced(ctx.client.clone(), namespace), &stage.job).await?;
-    ctx.metrics.job_created(stage.job.labels().get(crate::api::names::STAGE).map(String::as_str));
     Ok(())
 }
 

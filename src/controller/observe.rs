@@ -1,7 +1,6 @@
 //! The observe step: reads, and only reads, everything one decision rests on. The run itself is read live: a cache decides
 //! only whether to look.
 
-use futures::TryFutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod, ServiceAccount};
@@ -45,6 +44,7 @@ pub(super) async fn observe(ctx: &Context, namespace: &str, name: &str) -> Resul
     let mut seen = Observed {
         settings: ctx.settings.clone(),
         now: Timestamp::now(),
+        ca_pem: ctx.ca_pem(),
         catalogue: None,
         snapshot: SnapshotSeen::Absent,
         service_account: ServiceAccountSeen::Unread,
@@ -97,10 +97,8 @@ async fn read_snapshot(ctx: &Context, namespace: &str, run: &str, uid: &str) -> 
 async fn read_catalogue(ctx: &Context, namespace: &str, wanted: &str) -> Result<Catalogue, Error> {
     let models: Api<FinetuneModel> = Api::all(ctx.client.clone());
     let maps: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace);
-    let (models, map) = tokio::try_join!(
-        models.list(&ListParams::default()).map_err(reading("the FinetuneModels")),
-        maps.get_opt(defaults::NAME).map_err(reading(format!("ConfigMap {namespace}/{}", defaults::NAME))),
-    )?;
+    let models = models.list(&ListParams::default()).await.map_err(reading("the FinetuneModels"))?;
+    let map = maps.get_opt(defaults::NAME).await.map_err(reading(format!("ConfigMap {namespace}/{}", defaults::NAME)))?;
     let defaults = map.map_or_else(|| Ok(NamespaceDefaults::default()), |map| NamespaceDefaults::parse(&map.data.unwrap_or_default()));
     let known_models = models.items.iter().map(|model| model.spec.name.clone()).collect();
     let mut named: Vec<FinetuneModel> = models.items.into_iter().filter(|model| model.spec.name == wanted).collect();

@@ -7,7 +7,7 @@ use super::settings::Settings;
 use super::snapshot::Snapshot;
 use crate::api::defaults::NamespaceDefaults;
 use crate::api::{FinetuneModelSpec, FinetuneRun, FinetuneRuntimeSpec};
-use crate::report::Received;
+use crate::report::store::Received;
 
 /// Everything that one decision may rest on.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct Observed {
     pub settings: Settings,
     /// The time.
     pub now: Timestamp,
+    /// CA of the report endpoint, in PEM.
+    pub ca_pem: String,
     /// What the run can be resolved against; read only while it has no snapshot.
     pub catalogue: Option<Catalogue>,
     /// The run's snapshot.

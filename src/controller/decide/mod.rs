@@ -13,6 +13,8 @@ mod train;
 mod convergence;
 #[cfg(test)]
 mod scenario;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -37,7 +39,12 @@ pub enum Change {
     /// Remove a snapshot that was made before the run was accepted and no longer fits.
     DeleteSnapshot(String),
     /// Make a stage's `ConfigMap`, then its Job.
-    CreateStage(Box<build::Stage>),
+    CreateStage {
+        /// The objects.
+        stage: Box<build::Stage>,
+        /// The CA of the report endpoint, for a trainer; applied, since it may be there already.
+        ca: Option<Box<ConfigMap>>,
+    },
     /// Delete the Job of this name and uid, and its pods with their grace.
     DeleteJob {
         /// Name.
@@ -233,8 +240,10 @@ fn create(draft: &mut Draft<'_>, current: &CurrentJob, snapshot: &Snapshot) -> C
             None => return Change::Keep,
         },
     };
+    let ca = (current.stage == Stage::Train).then(|| Box::new(build::ca(&subject, &seen.ca_pem)));
+    let change = Change::CreateStage { stage: Box::new(stage), ca };
     draft.look_again(30);
-    Change::CreateStage(Box::new(stage))
+    change
 }
 
 /// The name of the wanted Job, as `names::job` makes it.

@@ -5,7 +5,8 @@ use crate::api::condition::ConditionType;
 use crate::api::status::{CurrentJob, DataSet, DataStatus, EventType, Failure, FailureClass, MlflowRun, Stage, Tracking};
 use crate::controller::classify::{self, cut};
 use crate::controller::facts::{Container, Outcome};
-use crate::preflight::verdict::{Check, SourceReport, Verdict};
+use crate::engine;
+use crate::preflight::verdict::{self, Check, SourceReport, Verdict};
 
 /// Preflights in a row that may fail for reasons that are not the user's.
 const MAX_FAILURES: i64 = 6;
@@ -67,7 +68,7 @@ fn passed(draft: &mut Draft<'_>, current: &CurrentJob, verdict: Verdict) {
             if first {
                 draft.event(EventType::DataValidated, &text);
             }
-            draft.status.data = Some(data);
+            plan_duration(draft, data);
         }
         Err(why) => unclear(draft, why, None),
     }
@@ -111,7 +112,7 @@ fn data_status(draft: &Draft<'_>, verdict: &Verdict) -> Result<DataStatus, &'sta
     };
     let name = draft.seen.run.metadata.name.as_deref().unwrap_or_default();
     Ok(DataStatus {
-        estimated_steps: super::train::estimated_steps(draft, &train, report.packing_ratio),
+        estimated_steps: None,
         train: Some(train),
         eval,
         packing_ratio: Some(report.packing_ratio),
@@ -120,11 +121,21 @@ fn data_status(draft: &Draft<'_>, verdict: &Verdict) -> Result<DataStatus, &'sta
     })
 }
 
+/// With the data known, the duration has a number of steps and the interval of checkpoints is resolved.
+fn plan_duration(draft: &mut Draft<'_>, mut data: DataStatus) {
+    if let Some(resolved) = &mut draft.status.resolved {
+        let plan = engine::duration::plan(&draft.seen.run.spec, resolved, &data);
+        resolved.interval = Some(plan.interval.to_string());
+        data.estimated_steps = plan.steps;
+    }
+    draft.status.data = Some(data);
+}
+
 /// The checks say no. A missing Secret is waited for, a service that did not answer is asked again, anything else ends the run.
 fn refused(draft: &mut Draft<'_>, current: &CurrentJob, outcome: &Outcome, verdict: &Verdict) {
     let failed: Vec<&Check> = verdict.checks.iter().filter(|check| !check.passed).collect();
     let Some(first) = failed.first() else { return };
-    let class = first.class.unwrap_or(FailureClass::Infrastructure);
+    let class = first.class.map_or(FailureClass::Infrastructure, class);
     let reason = first.reason.clone().unwrap_or_else(|| "CheckFailed".to_owned());
     let message = failed.iter().map(|check| sentence(check)).collect::<Vec<_>>().join("; ");
     let facts = classify::failure(Stage::Preflight, current.number, outcome, &draft.seen.pods, uid(draft));
@@ -168,5 +179,17 @@ fn unclear(draft: &mut Draft<'_>, message: &str, known: Option<Failure>) {
     } else {
         draft.event(EventType::CheckFailed, message);
         draft.fail(failure);
+    }
+}
+
+fn class(class: verdict::FailureClass) -> FailureClass {
+    match class {
+        verdict::FailureClass::UserError => FailureClass::UserError,
+        verdict::FailureClass::DataError => FailureClass::DataError,
+        verdict::FailureClass::CredentialError => FailureClass::CredentialError,
+        verdict::FailureClass::OutOfMemory => FailureClass::OutOfMemory,
+        verdict::FailureClass::Diverged => FailureClass::Diverged,
+        verdict::FailureClass::Preempted => FailureClass::Preempted,
+        verdict::FailureClass::Infrastructure => FailureClass::Infrastructure,
     }
 }

@@ -5,10 +5,11 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::draft::Draft;
-use crate::api::status::{Checkpoint, CurrentJob, EventType, Progress};
+use crate::api::status::{Checkpoint, CurrentJob, EventType, Progress, RunEvent};
 use crate::controller::classify::cut;
 use crate::controller::facts::Container;
-use crate::report::{Received, Report};
+use crate::report::message::{self, Report};
+use crate::report::store::Received;
 
 /// Seconds between two writes of mere progress.
 const INTERVAL: SignedDuration = SignedDuration::from_secs(15);
@@ -30,15 +31,8 @@ pub(super) fn update(draft: &mut Draft<'_>, current: &CurrentJob) {
     let report = draft.seen.report.clone();
     if let Some(received) = &report {
         take_events(draft, current, &received.report);
-        let reported = received.report.checkpoints.iter().map(|c| Checkpoint {
-            step: c.step,
-            time: Time(c.time),
-            uri: c.uri.clone(),
-            size_bytes: c.size_bytes,
-            kind: c.kind.clone(),
-            newest: false,
-        });
-        merge_checkpoints(draft, reported.collect::<Vec<_>>());
+        let reported: Vec<Checkpoint> = received.report.checkpoints.iter().map(crate::report::message::Checkpoint::to_status).collect();
+        merge_checkpoints(draft, reported);
     }
     let mut progress = draft.status.progress.clone().unwrap_or_default();
     let waiting_for = match situation(draft) {
@@ -54,8 +48,7 @@ pub(super) fn update(draft: &mut Draft<'_>, current: &CurrentJob) {
         draft.status.estimated_end_time = received
             .report
             .progress
-            .as_ref()
-            .and_then(|p| p.estimated_remaining_seconds)
+            .estimated_remaining_seconds
             .filter(|_| !finished(draft, current))
             .map(|left| Time(received.at + SignedDuration::from_secs(left)));
     }
@@ -106,7 +99,7 @@ pub(super) fn situation(draft: &Draft<'_>) -> Situation {
                 "Initializing",
                 waiting.percent.map_or_else(|| waiting.what.clone(), |percent| format!("{} {percent}%", waiting.what)),
             ),
-            Some(report) if report.progress.is_none() && report.events.is_empty() => {
+            Some(report) if report.progress == message::Progress::default() && report.events.is_empty() => {
                 Situation::Starting("Initializing", "initialisation".to_owned())
             }
             None if !draft.status.events.iter().any(|e| e.type_ == EventType::TrainStarted && e.attempt == draft.status.attempt) => {
@@ -139,13 +132,11 @@ fn note_pods(draft: &mut Draft<'_>, current: &CurrentJob) {
 /// Adds the trainer's events that are not in the list yet. A post repeats all events of its process, with their own times.
 fn take_events(draft: &mut Draft<'_>, current: &CurrentJob, report: &Report) {
     for event in &report.events {
-        let known = draft
-            .status
-            .events
-            .iter()
-            .any(|old| old.attempt == Some(current.number) && old.type_ == event.type_ && old.time.0 == event.time);
-        if !known {
-            draft.event_at(event.type_, &event.message, Time(event.time), Some(current.number));
+        let event = event.to_status(current.number);
+        // Only checkpoints come more than once an attempt; they are told apart by their times.
+        let same = |old: &&RunEvent| old.attempt == event.attempt && old.type_ == event.type_ && (event.type_ != EventType::CheckpointSaved || old.time == event.time);
+        if !draft.status.events.iter().any(|old| same(&old)) {
+            draft.event_at(event.type_, &event.message, event.time, event.attempt);
         }
     }
 }
@@ -179,15 +170,16 @@ pub(super) fn merge_checkpoints(draft: &mut Draft<'_>, new: impl IntoIterator<It
 }
 
 fn reported(received: &Received, old: Progress) -> Progress {
-    let Some(told) = &received.report.progress else {
+    let told = &received.report.progress;
+    if *told == message::Progress::default() {
         return Progress { last_heard_from: Some(Time(received.at)), ..old };
-    };
+    }
     let share = |done: Option<i64>, all: Option<i64>| match (done, all) {
         (Some(done), Some(all)) if all > 0 => i32::try_from(done.clamp(0, all) * 100 / all).ok(),
         _ => None,
     };
     Progress {
-        percent: share(told.tokens, told.total_tokens).or_else(|| share(told.step, told.total_steps)).or(old.percent),
+        percent: told.percent.or_else(|| share(told.tokens, told.total_tokens)).or_else(|| share(told.step, told.total_steps)).or(old.percent),
         eta: told.estimated_remaining_seconds.map(eta),
         step: told.step,
         total_steps: told.total_steps,

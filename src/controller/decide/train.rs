@@ -2,8 +2,7 @@
 
 use super::draft::{Draft, failure};
 use crate::api::condition::ConditionType;
-use crate::api::status::{Checkpoint, CurrentJob, DataSet, EventType, Export, Failure, FailureClass, FinetuneRunStatus, Stage};
-use crate::api::training_duration::TrainingDuration;
+use crate::api::status::{Checkpoint, CurrentJob, EventType, Export, Failure, FailureClass, FinetuneRunStatus, Stage};
 use crate::controller::build::{self, Subject};
 use crate::controller::classify::{self, Farewell, cut};
 use crate::controller::facts::Outcome;
@@ -13,14 +12,14 @@ use crate::engine;
 pub(super) fn stage(subject: &Subject<'_>, status: &FinetuneRunStatus, attempt: i64) -> build::Stage {
     let data = status.data.clone().unwrap_or_default();
     let tracking = status.tracking.as_ref().and_then(|t| t.mlflow.as_ref());
-    let config = engine::compile(&engine::Training {
+    let config = engine::llm_foundry::compile(&engine::llm_foundry::Training {
         run: subject.name,
+        uid: subject.uid,
         spec: &subject.run.spec,
         model: &subject.snapshot.model,
         runtime: &subject.snapshot.runtime,
         resolved: subject.resolved,
         data: &data,
-        mlflow: tracking,
     });
     let expected = newest(status).map(|checkpoint| checkpoint.uri.as_str());
     build::train(subject, attempt, &data, tracking, expected, &config)
@@ -29,13 +28,6 @@ pub(super) fn stage(subject: &Subject<'_>, status: &FinetuneRunStatus, attempt: 
 /// The checkpoint that a next attempt starts from.
 fn newest(status: &FinetuneRunStatus) -> Option<&Checkpoint> {
     status.checkpoints.iter().find(|checkpoint| checkpoint.newest)
-}
-
-/// Optimizer steps that the run's duration will take with these data.
-pub(super) fn estimated_steps(draft: &Draft<'_>, train: &DataSet, packing_ratio: f64) -> Option<i64> {
-    let duration: TrainingDuration = draft.seen.run.spec.training_duration.parse().ok()?;
-    let batch = draft.status.resolved.as_ref()?.global_batch_size;
-    engine::estimated_steps(duration, train, batch, packing_ratio)
 }
 
 pub(super) fn ended(draft: &mut Draft<'_>, current: &CurrentJob, outcome: &Outcome) {

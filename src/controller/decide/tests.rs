@@ -1,0 +1,255 @@
+//! What the run's life looks like, told as whole stories against the model cluster.
+
+use super::Change;
+use super::scenario::{Cluster, Writes};
+use crate::api::FinetuneRun;
+use crate::api::status::{FailureClass, Phase, Stage};
+
+/// Brings a run to the point where the Job of `stage` runs.
+fn running(mut cluster: Cluster, stage: Stage) -> Cluster {
+    for _ in 0..4 {
+        cluster.settle();
+        match cluster.current() {
+            Some((current, _)) if current == stage => return cluster,
+            _ => cluster.end_well(),
+        }
+    }
+    panic!("{stage:?} never ran: {:?}", cluster.status());
+}
+
+fn sample() -> Cluster {
+    Cluster::new(FinetuneRun::sample())
+}
+
+#[test]
+fn a_good_run_makes_three_jobs_once_each_and_completes() {
+    let mut cluster = running(Cluster::registering(), Stage::Register);
+    assert_eq!(cluster.status().reason.as_deref(), Some("Registering"));
+    cluster.end_well();
+    cluster.settle();
+    let status = cluster.status();
+    assert_eq!(cluster.phase(), Phase::Completed);
+    assert_eq!(cluster.created.values().copied().collect::<Vec<_>>(), [1, 1, 1]);
+    assert_eq!(
+        cluster.event_types(),
+        ["CREATED", "CHECK_PASSED", "DATA_VALIDATED", "STARTED", "TRAIN_FINISHED", "COMPLETED"]
+    );
+    assert_eq!(status.registered_model.map(|m| m.uri).as_deref(), Some("models:/main.models.sample/1"));
+    assert_eq!(status.conditions.iter().filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect::<Vec<_>>(), [
+        "Accepted",
+        "PreflightPassed",
+        "DataReady",
+        "Trained",
+        "Registered",
+        "Ready"
+    ]);
+    assert_eq!(status.attempts.len(), 1);
+}
+
+#[test]
+fn a_run_that_registers_nothing_ends_after_training() {
+    let mut cluster = running(sample(), Stage::Train);
+    cluster.end_well();
+    cluster.settle();
+    assert_eq!((cluster.phase(), cluster.created.len()), (Phase::Completed, 2));
+}
+
+#[test]
+fn an_unknown_model_waits_and_names_the_closest() {
+    let mut cluster = sample();
+    cluster.catalogue.model = None;
+    cluster.settle();
+    let status = cluster.status();
+    assert_eq!((status.phase, status.reason.as_deref()), (Some(Phase::Pending), Some("ModelNotFound")));
+    assert!(status.message.unwrap().contains("did you mean demo/tiny-llama?") || cluster.run.spec.model == "demo/tiny-llama");
+    assert!(cluster.created.is_empty());
+    cluster.catalogue.model = Some(("tiny-llama".into(), crate::api::FinetuneModelSpec::sample()));
+    cluster.settle();
+    assert_eq!(cluster.current().map(|(stage, _)| stage), Some(Stage::Preflight));
+}
+
+#[test]
+fn a_snapshot_that_was_made_before_an_edit_is_replaced() {
+    let mut cluster = sample();
+    cluster.step(Writes::ClusterOnly);
+    cluster.catalogue.runtime.as_mut().unwrap().1.image = "newer".into();
+    cluster.settle();
+    assert_eq!(cluster.snapshot.as_ref().unwrap().runtime.image, "newer");
+    assert_eq!(cluster.status().resolved.unwrap().image, "newer");
+}
+
+#[test]
+fn a_refused_credential_ends_the_run_before_any_training() {
+    let mut cluster = running(sample(), Stage::Preflight);
+    let refusal = cluster.refusal("SaveFolder", "CredentialError", "AccessDenied");
+    cluster.end(30, &refusal);
+    cluster.settle();
+    let failure = cluster.status().failure.unwrap();
+    assert_eq!(cluster.phase(), Phase::Failed);
+    assert_eq!((failure.class, failure.reason.as_str(), failure.exit_code), (FailureClass::CredentialError, "AccessDenied", Some(30)));
+    assert_eq!(cluster.event_types(), ["CREATED", "CHECK_FAILED", "FAILED"]);
+    assert_eq!(cluster.created.len(), 1);
+}
+
+#[test]
+fn a_missing_secret_is_waited_for_with_a_stored_backoff() {
+    let mut cluster = running(sample(), Stage::Preflight);
+    let refusal = cluster.refusal("Secrets", "CredentialError", "SecretMissing");
+    cluster.end(31, &refusal);
+    cluster.settle();
+    assert_eq!((cluster.phase(), cluster.status().reason.as_deref()), (Phase::Pending, Some("SecretMissing")));
+    assert_eq!(cluster.created.len(), 1);
+    cluster.wait(9);
+    cluster.settle();
+    assert_eq!(cluster.created.len(), 1, "the next preflight came before its time");
+    cluster.wait(2);
+    cluster.settle();
+    assert_eq!(cluster.created.len(), 2);
+    assert_eq!(cluster.event_types(), ["CREATED"]);
+}
+
+#[test]
+fn a_preflight_that_says_nothing_believable_never_passes() {
+    for message in ["", "{}", "not json", &"x".repeat(5000)] {
+        let mut cluster = running(sample(), Stage::Preflight);
+        cluster.end(0, message);
+        cluster.settle();
+        assert_eq!(cluster.phase(), Phase::Pending);
+        for _ in 0..10 {
+            cluster.wait(700);
+            cluster.settle();
+            cluster.end(0, message);
+            cluster.settle();
+        }
+        assert_eq!(cluster.phase(), Phase::Failed);
+        assert!(cluster.created.keys().all(|name| !name.contains("-a")), "{:?}", cluster.created);
+    }
+}
+
+#[test]
+fn data_outside_the_save_folder_are_not_believed() {
+    let mut cluster = running(sample(), Stage::Preflight);
+    let verdict = cluster.verdict().replace("s3://out/team-a/mds/k", "s3://stranger/mds/k");
+    cluster.end(0, &verdict);
+    cluster.settle();
+    assert_eq!((cluster.phase(), cluster.status().data), (Phase::Pending, None));
+}
+
+#[test]
+fn suspending_in_mid_training_stops_and_resuming_goes_on_as_a_new_attempt() {
+    let mut cluster = running(sample(), Stage::Train);
+    cluster.suspend(true);
+    cluster.settle();
+    assert_eq!((cluster.phase(), cluster.open_jobs()), (Phase::Stopped, 0));
+    assert_eq!(cluster.event_types().last(), Some(&"CANCELED"));
+    cluster.wait(3600);
+    cluster.settle();
+    assert_eq!((cluster.phase(), cluster.open_jobs()), (Phase::Stopped, 0));
+    cluster.suspend(false);
+    let mut cluster = running(cluster, Stage::Train);
+    assert_eq!(cluster.status().attempt, Some(1));
+    cluster.end_well();
+    cluster.settle();
+    assert_eq!(cluster.phase(), Phase::Completed);
+    assert_eq!(cluster.status().attempts.iter().map(|a| a.reason.clone().unwrap()).collect::<Vec<_>>(), ["Suspended", "Completed"]);
+}
+
+#[test]
+fn a_run_that_is_suspended_from_the_start_makes_no_job() {
+    let mut cluster = sample();
+    cluster.suspend(true);
+    cluster.settle();
+    assert_eq!((cluster.phase(), cluster.created.len()), (Phase::Stopped, 0));
+}
+
+#[test]
+fn a_preemption_is_tried_again_at_once_and_a_users_mistake_never() {
+    let mut cluster = running(sample(), Stage::Train);
+    cluster.end(60, "");
+    let mut cluster = running(cluster, Stage::Train);
+    assert_eq!((cluster.status().attempt, cluster.status().retries.preemptions), (Some(1), 1));
+    assert!(cluster.event_types().contains(&"REQUEUED"));
+    cluster.end(11, r#"{"runUid": "uid-1", "exception": "ValueError: no", "logTail": "tail"}"#);
+    cluster.settle();
+    let failure = cluster.status().failure.unwrap();
+    assert_eq!((cluster.phase(), failure.class, failure.exception.as_deref()), (Phase::Failed, FailureClass::UserError, Some("ValueError: no")));
+}
+
+#[test]
+fn an_infrastructure_failure_waits_and_has_a_budget() {
+    let mut cluster = running(sample(), Stage::Train);
+    for failures in 1..=3 {
+        cluster.end(70, "");
+        cluster.settle();
+        assert_eq!((cluster.phase(), cluster.status().retries.failures), (Phase::Pending, failures));
+        cluster.wait(700);
+        cluster = running(cluster, Stage::Train);
+    }
+    cluster.end(70, "");
+    cluster.settle();
+    assert_eq!(cluster.phase(), Phase::Failed);
+}
+
+#[test]
+fn a_job_that_somebody_deletes_becomes_a_new_attempt_from_the_checkpoint() {
+    let mut cluster = running(sample(), Stage::Train);
+    cluster.lose_job();
+    let cluster = running(cluster, Stage::Train);
+    assert_eq!(cluster.status().attempt, Some(1));
+    assert_eq!(cluster.status().attempts[0].reason.as_deref(), Some("JobDeleted"));
+}
+
+#[test]
+fn an_old_pod_that_lives_on_holds_the_next_attempt_back() {
+    let mut cluster = running(sample(), Stage::Train);
+    let mut seen = cluster.observe();
+    seen.job = crate::controller::facts::JobSeen::Absent;
+    let plan = super::decide(&seen);
+    assert_eq!(plan.change, Change::Keep);
+    assert_eq!(plan.status.attempt, Some(0));
+    assert!(plan.status.current_job.is_some());
+    cluster.settle();
+}
+
+#[test]
+fn a_strangers_job_under_the_name_is_left_alone() {
+    let mut cluster = running(sample(), Stage::Preflight);
+    let mut seen = cluster.observe();
+    seen.job = crate::controller::facts::JobSeen::Foreign;
+    let plan = super::decide(&seen);
+    assert_eq!((plan.change, plan.status.reason.as_deref()), (Change::Keep, Some("NameConflict")));
+    cluster.settle();
+}
+
+#[test]
+fn a_finished_run_only_follows_its_generation() {
+    let mut cluster = running(sample(), Stage::Train);
+    cluster.end_well();
+    cluster.settle();
+    let before = cluster.status();
+    cluster.suspend(true);
+    cluster.jobs.clear();
+    let plan = cluster.step(Writes::All);
+    assert_eq!((plan.change, plan.next), (Change::Keep, None));
+    assert_eq!(cluster.phase(), Phase::Completed);
+    assert_eq!((cluster.status().observed_generation, cluster.status().events), (Some(2), before.events));
+}
+
+#[test]
+fn an_export_outside_the_runs_folder_is_not_believed() {
+    let mut cluster = running(sample(), Stage::Train);
+    cluster.end(0, r#"{"runUid": "uid-1", "hfCheckpoint": "s3://out/team-a/other/hf_checkpoints/x"}"#);
+    cluster.settle();
+    assert_eq!((cluster.phase(), cluster.status().export), (Phase::Pending, None));
+}
+
+#[test]
+fn the_time_limit_stops_the_run_with_its_checkpoint_kept() {
+    let mut run = FinetuneRun::sample();
+    run.spec.scheduling.max_duration_hours = Some(1.0);
+    let mut cluster = running(Cluster::new(run), Stage::Train);
+    cluster.wait(3601);
+    cluster.settle();
+    assert_eq!((cluster.phase(), cluster.status().reason.as_deref(), cluster.open_jobs()), (Phase::Stopped, Some("MaxDuration"), 0));
+    assert_eq!(cluster.event_types().last(), Some(&"STOPPED"));
+}
