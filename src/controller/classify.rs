@@ -67,6 +67,9 @@ fn read(message: &str, run_uid: &str) -> Option<Farewell> {
     (farewell.run_uid == run_uid).then_some(farewell)
 }
 
+/// The pod condition of a preemption, an eviction or a drain.
+const DISRUPTION: &str = "DisruptionTarget";
+
 /// The class of an exit code, as `docs/contract.md` section 3 has it.
 #[must_use]
 pub fn class_of_exit_code(code: i32) -> Option<FailureClass> {
@@ -91,7 +94,7 @@ pub fn failure(stage: Stage, number: i64, outcome: &Outcome, pods: &[PodFacts], 
         _ => ("", ""),
     };
     let ended_badly = |pod: &&PodFacts| matches!(&pod.container, Container::Ended { code, .. } if *code != 0) || pod.disruption.is_some();
-    let named = pods.iter().find(|pod| condition_message.contains(&format!("/{} ", pod.name)));
+    let named = pods.iter().find(|pod| !pod.name.is_empty() && condition_message.contains(&format!("/{} ", pod.name)));
     let pod = named.or_else(|| pods.iter().find(ended_badly));
     let (code, kubelet_reason, message) = match pod.map(|pod| &pod.container) {
         Some(Container::Ended { code, reason, message, .. }) => (Some(*code), reason.as_str(), message.as_str()),
@@ -103,8 +106,10 @@ pub fn failure(stage: Stage, number: i64, outcome: &Outcome, pods: &[PodFacts], 
     let (class, reason) = if let Some(why) = disruption {
         match why {
             "DeletionByTaintManager" | "DeletionByPodGC" => (FailureClass::NodeLost, why),
-            _ => (FailureClass::Preempted, if why.is_empty() { "DisruptionTarget" } else { why }),
+            _ => (FailureClass::Preempted, if why.is_empty() { DISRUPTION } else { why }),
         }
+    } else if pod.is_none() && condition_message.contains(DISRUPTION) {
+        (FailureClass::Preempted, DISRUPTION)
     } else if condition_reason == "DeadlineExceeded" {
         (FailureClass::Infrastructure, "DeadlineExceeded")
     } else if kubelet_reason == "OOMKilled" {
@@ -222,6 +227,12 @@ mod tests {
     fn the_jobs_condition_still_tells_the_exit_code_when_the_pod_is_gone() {
         let outcome = failed("Container main for pod team-a/p failed with exit code 21 matching FailJob rule at index 1");
         assert_eq!(class(&outcome, &[]), (FailureClass::DataError, "ExitCode".into()));
+    }
+
+    #[test]
+    fn the_jobs_condition_still_tells_a_disruption_when_the_pod_is_gone() {
+        let outcome = failed("Pod team-a/p has condition DisruptionTarget matching FailJob rule at index 0");
+        assert_eq!(class(&outcome, &[]), (FailureClass::Preempted, "DisruptionTarget".into()));
     }
 
     #[test]

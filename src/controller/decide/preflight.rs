@@ -6,7 +6,7 @@ use crate::api::status::{CurrentJob, DataSet, DataStatus, EventType, Failure, Fa
 use crate::controller::classify::{self, cut};
 use crate::controller::facts::{Container, Outcome};
 use crate::engine;
-use crate::preflight::verdict::{self, Check, SourceReport, Verdict};
+use crate::preflight::verdict::{Check, SourceReport, Verdict};
 
 /// Preflights in a row that may fail for reasons that are not the user's.
 const MAX_FAILURES: i64 = 6;
@@ -135,7 +135,7 @@ fn plan_duration(draft: &mut Draft<'_>, mut data: DataStatus) {
 fn refused(draft: &mut Draft<'_>, current: &CurrentJob, outcome: &Outcome, verdict: &Verdict) {
     let failed: Vec<&Check> = verdict.checks.iter().filter(|check| !check.passed).collect();
     let Some(first) = failed.first() else { return };
-    let class = first.class.map_or(FailureClass::Infrastructure, class);
+    let class = first.class.unwrap_or(FailureClass::Infrastructure);
     let reason = first.reason.clone().unwrap_or_else(|| "CheckFailed".to_owned());
     let message = failed.iter().map(|check| sentence(check)).collect::<Vec<_>>().join("; ");
     let facts = classify::failure(Stage::Preflight, current.number, outcome, &draft.seen.pods, uid(draft));
@@ -179,17 +179,5 @@ fn unclear(draft: &mut Draft<'_>, message: &str, known: Option<Failure>) {
     } else {
         draft.event(EventType::CheckFailed, message);
         draft.fail(failure);
-    }
-}
-
-fn class(class: verdict::FailureClass) -> FailureClass {
-    match class {
-        verdict::FailureClass::UserError => FailureClass::UserError,
-        verdict::FailureClass::DataError => FailureClass::DataError,
-        verdict::FailureClass::CredentialError => FailureClass::CredentialError,
-        verdict::FailureClass::OutOfMemory => FailureClass::OutOfMemory,
-        verdict::FailureClass::Diverged => FailureClass::Diverged,
-        verdict::FailureClass::Preempted => FailureClass::Preempted,
-        verdict::FailureClass::Infrastructure => FailureClass::Infrastructure,
     }
 }
