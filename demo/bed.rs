@@ -231,6 +231,15 @@ impl Bed {
 
 /// Uploads a folder with all that is in it.
 async fn upload(store: &AmazonS3, folder: &Path, prefix: &str) -> Result<()> {
+    for (file, key) in files(folder, prefix)? {
+        store.put(&Key::from(key), std::fs::read(file)?.into()).await?;
+    }
+    Ok(())
+}
+
+/// All files below a folder, with their keys below a prefix.
+fn files(folder: &Path, prefix: &str) -> Result<Vec<(PathBuf, String)>> {
+    let mut found = Vec::new();
     let mut folders = vec![(folder.to_owned(), prefix.to_owned())];
     while let Some((folder, prefix)) = folders.pop() {
         for entry in std::fs::read_dir(&folder)? {
@@ -240,11 +249,12 @@ async fn upload(store: &AmazonS3, folder: &Path, prefix: &str) -> Result<()> {
             if entry.file_type()?.is_dir() {
                 folders.push((entry.path(), key));
             } else {
-                store.put(&Key::from(key), std::fs::read(entry.path())?.into()).await?;
+                found.push((entry.path(), key));
             }
         }
     }
-    Ok(())
+    found.sort();
+    Ok(found)
 }
 
 async fn cluster(built: &Built, name: &str) -> Result<BTreeMap<String, String>> {
@@ -273,7 +283,10 @@ fn export(line: &str) -> Option<(String, String)> {
 async fn tiny_model(built: &Built, folder: &Path) -> Result<()> {
     let source = built.source.join("runtimes/llm-foundry");
     let data = built.source.join("examples/data");
-    let arguments = ["-m", "finetune_llmfoundry", "tiny-model", &folder.to_string_lossy(), "--text", &data.to_string_lossy()].map(ToOwned::to_owned);
+    let mut arguments = ["-m", "finetune_llmfoundry", "tiny-model", &folder.to_string_lossy()].map(ToOwned::to_owned).to_vec();
+    for (file, _) in files(&data, "")? {
+        arguments.extend(["--text".to_owned(), file.to_string_lossy().into_owned()]);
+    }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let environment = [("PYTHONPATH", source.to_string_lossy().into_owned()), ("PYTHONDONTWRITEBYTECODE", "1".to_owned())];
     call(&built.python(), &arguments, &environment).await.map(|_| ())

@@ -128,10 +128,10 @@ pub struct ComputeSize {
     #[serde(default)]
     pub precision: Precision,
 
-    /// CPUs a node.
+    /// CPUs a node, for example 8 or 0.5.
     #[serde(default = "eight")]
-    #[schemars(range(min = 1, max = 1024))]
-    pub cpus: i32,
+    #[schemars(range(min = 0.1, max = 1024.0))]
+    pub cpus: f64,
 
     /// Memory a node in GiB.
     #[serde(default = "thirty_two")]
@@ -161,8 +161,8 @@ fn one() -> i32 {
     1
 }
 
-fn eight() -> i32 {
-    8
+fn eight() -> f64 {
+    8.0
 }
 
 fn thirty_two() -> i32 {

@@ -15,7 +15,7 @@ use crate::api::{FinetuneRun, MANAGER};
 /// A write that failed; the run is looked at again with backoff.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
-pub struct Error {
+pub(super) struct Error {
     what: String,
     #[source]
     source: kube::Error,

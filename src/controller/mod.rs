@@ -13,4 +13,4 @@ pub mod settings;
 pub mod snapshot;
 
 pub use known::KnownRuns;
-pub use reconcile::{Context, RunStore, run};
+pub use reconcile::{Context, Error, RunStore, Watched, run};

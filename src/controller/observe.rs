@@ -23,7 +23,7 @@ const PATIENCE: i64 = 10;
 /// A read that failed; the run is looked at again with backoff.
 #[derive(Debug, thiserror::Error)]
 #[error("read {what}")]
-pub struct Error {
+pub(super) struct Error {
     what: String,
     #[source]
     source: kube::Error,

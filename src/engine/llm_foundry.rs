@@ -178,7 +178,8 @@ fn dataset(training: &Training, data: Option<&DataSet>, split: &str) -> Value {
 fn loader(training: &Training, dataset: &Value, drop_last: bool, size: Option<&ComputeSize>) -> Value {
     let gpus = training.resolved.gpus_per_node;
     // One process for each GPU and at most 8 more that read for it; the engine cannot do without a reader.
-    let workers = size.filter(|_| gpus > 0).map_or(1, |size| (size.cpus / gpus).saturating_sub(1).clamp(1, 8));
+    #[allow(clippy::cast_possible_truncation)] // the clamp bounds it
+    let workers = size.filter(|_| gpus > 0).map_or(1, |size| (size.cpus / f64::from(gpus) - 1.0).clamp(1.0, 8.0) as i64);
     json!({
         "name": if training.spec.task_type == TaskType::ContinuedPretrain { "text" } else { "finetuning" },
         "dataset": dataset,

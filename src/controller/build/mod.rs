@@ -100,7 +100,7 @@ struct RunIdentity<'a> {
 /// What one node gets.
 #[derive(Clone, Copy)]
 struct Size {
-    cpus: i64,
+    cpus: f64,
     memory_gib: i64,
     scratch_gib: i64,
 }
@@ -147,8 +147,8 @@ impl Subject<'_> {
     fn size(&self) -> Size {
         let model = &self.snapshot.model;
         let row = model.size(self.run.spec.task_type, self.resolved.context_length).or(model.compute.first());
-        let (cpus, memory, scratch) = row.map_or((8, 32, 32), |row| (row.cpus, row.memory_gib, row.scratch_gib));
-        Size { cpus: cpus.into(), memory_gib: memory.into(), scratch_gib: scratch.into() }
+        let (cpus, memory, scratch) = row.map_or((8.0, 32, 32), |row| (row.cpus, row.memory_gib, row.scratch_gib));
+        Size { cpus, memory_gib: memory.into(), scratch_gib: scratch.into() }
     }
 
     /// `metadata` of a stage's Job.

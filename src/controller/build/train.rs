@@ -199,7 +199,7 @@ fn resources(subject: &Subject) -> ResourceRequirements {
     let size = subject.size();
     let memory = gib(size.memory_gib);
     let mut requests: BTreeMap<_, _> =
-        [("cpu", Quantity(size.cpus.to_string())), ("memory", memory.clone()), ("ephemeral-storage", gib(size.scratch_gib))]
+        [("cpu", processors(size.cpus)), ("memory", memory.clone()), ("ephemeral-storage", gib(size.scratch_gib))]
             .map(|(name, amount)| (name.to_owned(), amount))
             .into();
     let mut limits = BTreeMap::from([("memory".to_owned(), memory)]);
@@ -252,4 +252,11 @@ fn deadline(subject: &Subject) -> Option<i64> {
 pub(crate) fn yaml(value: &serde_json::Value) -> String {
     let options = serde_saphyr::ser_options! { quote_all: true, prefer_block_scalars: false };
     serde_saphyr::to_string_with_options(value, options).unwrap_or_else(|_| value.to_string())
+}
+
+/// An amount of processors; whole ones are written as such.
+#[allow(clippy::cast_possible_truncation)] // the schema allows at most 1024
+fn processors(cpus: f64) -> Quantity {
+    let thousandths = (cpus * 1000.0).round() as i64;
+    Quantity(if thousandths % 1000 == 0 { (thousandths / 1000).to_string() } else { format!("{thousandths}m") })
 }
