@@ -106,7 +106,7 @@ proptest! {
         (sample.resolved.nodes, sample.resolved.gpus_per_node) = (nodes, gpus);
         sample.data.packing_ratio = Some(ratio);
         sample.data.train.as_mut().unwrap().samples = samples;
-        sample.model.compute[0].cpus = cpus;
+        sample.model.compute[0].cpus = cpus.into();
         prop_assert!(compile(&sample.training()).is_object());
         sample.data = DataStatus::default();
         prop_assert!(compile(&sample.training()).is_object());
