@@ -1,0 +1,163 @@
+"""Registers a run's export in the MLflow registry: one version per run, however often it is killed and started again."""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from importlib.metadata import version as installed
+from pathlib import Path
+
+from . import outcomes, plan as plans, termination
+from .outcomes import ConfigRefused, DataUnusable, Unavailable, describe, exit_code, failure_class
+from .redact import Redactor
+from .staging import Percent, inside
+from .store import Bucket, split, use_widely_understood_requests
+
+TAG = "finetune.run-uid"
+ARTIFACT = "model"
+READY_SECONDS = 300
+PAGE = 1000
+TASKS = {"CHAT_COMPLETION": "llm/v1/chat"}
+REQUIREMENTS = ("transformers", "torch", "accelerate")
+
+
+class Told(SystemExit):
+    """SIGTERM: PID 1 has no default action for it."""
+
+
+def absent(error):
+    return getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+
+
+def find(client, name, run_id, uid):
+    """The version that this run made before, or None. The registry of Unity Catalog filters by nothing but the name."""
+    from mlflow.exceptions import MlflowException
+
+    token = None
+    while True:
+        try:
+            page = client.search_model_versions(f"name='{name}'", max_results=PAGE, page_token=token)
+        except MlflowException as error:
+            if absent(error):
+                return None
+            raise
+        for candidate in page:
+            tags = candidate.tags
+            if TAG not in tags and candidate.run_id == run_id:
+                tags = client.get_model_version(name, candidate.version).tags
+            if tags.get(TAG) == uid:
+                return candidate
+        token = page.token
+        if not token:
+            return None
+
+
+def wait_until_ready(client, found):
+    """A version whose making was cut off stays pending or fails; a failed one is removed."""
+    deadline = time.monotonic() + READY_SECONDS
+    while found.status == "PENDING_REGISTRATION" and time.monotonic() < deadline:
+        time.sleep(2)
+        found = client.get_model_version(found.name, found.version)
+    if found.status == "READY":
+        return found
+    if found.status == "FAILED_REGISTRATION":
+        client.delete_model_version(found.name, found.version)
+        return None
+    raise Unavailable(f"version {found.version} of {found.name} is not ready after {READY_SECONDS} s")
+
+
+def download(uri, folder):
+    name, prefix = split(uri)
+    bucket = Bucket(name)
+    objects = [(key, size) for key, size in bucket.list(f"{prefix}/") if not key.endswith("/")]
+    if f"{prefix}/config.json" not in (key for key, _ in objects):
+        raise DataUnusable(f"there is no export at {uri}")
+    percent = Percent(sum(size for _, size in objects), lambda value: None, lambda: False)
+    for key, _ in objects:
+        path = inside(folder, key.removeprefix(f"{prefix}/"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bucket.download(key, path, percent)
+
+
+def log_model(folder, run_id, task_type, uid):
+    """Log the export by its path: nothing is loaded, and signature and task follow from the kind of model."""
+    import mlflow.transformers
+
+    mlflow.transformers.log_model(
+        transformers_model=str(folder),
+        artifact_path=ARTIFACT,
+        task=TASKS.get(task_type, "llm/v1/completions"),
+        pip_requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
+        metadata={TAG: uid},
+        run_id=run_id,
+    )
+
+
+def register(value):
+    import mlflow
+    from mlflow import MlflowClient
+
+    where = "register.json"
+    uid = plans.need(plans.need(value, "run", dict, where), "uid", str, where)
+    name = plans.need(value, "name", str, where)
+    tracker = plans.need(value, "mlflow", dict, where)
+    run_id = plans.need(tracker, "runId", str, where)
+    if "'" in name:
+        raise ConfigRefused(f"{where}: name holds a quote")
+    mlflow.set_tracking_uri(plans.need(tracker, "trackingUri", str, where))
+    if tracker.get("registryUri"):
+        mlflow.set_registry_uri(tracker["registryUri"])
+    client = MlflowClient()
+    found = find(client, name, run_id, uid)
+    found = wait_until_ready(client, found) if found else None
+    if found is None:
+        folder = Path(tempfile.mkdtemp(prefix="export-"))
+        try:
+            download(plans.need(value, "hfCheckpoint", str, where), folder)
+            log_model(folder, run_id, value.get("taskType"), uid)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        # The tag comes with the version, so a version without it is not ours.
+        found = mlflow.register_model(
+            f"runs:/{run_id}/{ARTIFACT}", name, await_registration_for=READY_SECONDS, tags={TAG: uid},
+        )
+    return {"name": found.name, "version": str(found.version), "uri": f"models:/{found.name}/{found.version}"}
+
+
+def told(number, frame):
+    raise Told()
+
+
+def main(register_json):
+    signal.signal(signal.SIGTERM, told)
+    use_widely_understood_requests(os.environ)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    # Nothing is looked up: the model card of a path would be searched on the hub.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for variable in ("HOME", "TMPDIR", "HF_HOME"):
+        if os.environ.get(variable):
+            Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
+    redact = Redactor()
+    message = {
+        "version": 1, "stage": "register", "runUid": os.environ.get("FINETUNE_RUN_UID", ""), "outcome": "failed",
+        "class": None, "exception": None, "model": None,
+    }
+    try:
+        value = plans.read_json(register_json)
+        message["runUid"] = str((value.get("run") or {}).get("uid", message["runUid"]))
+        model = register(value)
+        message.update(outcome="completed", model=model)
+        code = outcomes.DONE
+        print(f"registered {model['uri']}", flush=True)
+    except Told:
+        message["outcome"], code = "stopped", outcomes.STOPPED
+    except Exception as error:
+        code = exit_code(error)
+        message["exception"] = redact(describe(error))
+        print(message["exception"], file=sys.stderr, flush=True)
+    message["class"] = failure_class(code)
+    termination.write(message)
+    return code
