@@ -153,9 +153,11 @@ class Poster(threading.Thread):
             if text:
                 self.log(f"report: {text}", flush=True)
 
-    def post(self):
+    def post(self, patience=-1):
         """One try; whatever goes wrong is left for the next report, which says everything again."""
-        with self.posting:
+        if not self.posting.acquire(timeout=patience):
+            return None
+        try:
             if self.ended:
                 return None
             try:
@@ -178,6 +180,8 @@ class Poster(threading.Thread):
             else:
                 self.say(None)
             return status
+        finally:
+            self.posting.release()
 
     def finish(self, seconds):
         """Say the last word: tries until it is delivered, refused for good, or `seconds` are over."""
@@ -185,8 +189,9 @@ class Poster(threading.Thread):
         self.report.touch(urgent=True)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.ended:
-            self.endpoint.timeout = max(0.1, min(TIMEOUT, deadline - time.monotonic()))
-            status = self.post()
+            left = max(0.1, deadline - time.monotonic())
+            self.endpoint.timeout = min(TIMEOUT, left)
+            status = self.post(left)
             if status is not None and status < 400:
                 return True
             time.sleep(min(0.5, max(0.0, deadline - time.monotonic())))

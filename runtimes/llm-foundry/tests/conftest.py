@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -195,12 +196,13 @@ class Run:
         self.uid = str(uuid.uuid4())
         self.termination = self.folder / "termination-log"
         (self.folder / "scratch").mkdir(exist_ok=True)
+        # Loaders make sockets there, whose paths may have 107 bytes; those of pytest are longer.
+        self.temporary = tempfile.TemporaryDirectory(prefix="ft-")
         self.environment = {
             **os.environ, **environment, "PYTHONPATH": str(RUNTIME), "FINETUNE_TERMINATION_LOG": str(self.termination),
-            "HOME": str(self.folder / "scratch/home"), "TMPDIR": str(self.folder / "scratch/tmp"),
+            "HOME": str(self.folder / "scratch/home"), "TMPDIR": self.temporary.name,
             "HF_HOME": str(self.folder / "scratch/hf"), "FINETUNE_RUN_UID": self.uid, "NODE_RANK": "0",
         }
-        (self.folder / "scratch/tmp").mkdir(exist_ok=True)
 
     def plan(self, **changes):
         import yaml

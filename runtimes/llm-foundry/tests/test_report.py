@@ -133,3 +133,13 @@ def test_the_last_word_is_delivered(operator, poster):
     poster.report.add_checkpoint({"uri": "s3://b/last", "step": 9})
     assert poster.finish(5.0) is True
     assert operator.bodies[-1]["checkpoints"] == [{"uri": "s3://b/last", "step": 9}]
+
+
+def test_the_last_word_waits_no_longer_than_told_for_a_post_under_way(operator, poster):
+    operator.hold.clear()
+    poster.start()
+    poster.report.set_progress({"step": 1})
+    wait_until(poster.posting.locked, what="the post under way")
+    began = time.monotonic()
+    assert poster.finish(0.5) is False
+    assert time.monotonic() - began < 2.0
