@@ -31,10 +31,7 @@ pub struct Limits {
 }
 
 /// `server` with HTTP/1.1 only and one request a connection: nobody holds one without sending something.
-pub(crate) fn limited<Acceptor>(
-    server: axum_server::Server<SocketAddr, Acceptor>,
-    limits: Limits,
-) -> axum_server::Server<SocketAddr, Acceptor> {
+pub(crate) fn limited<Acceptor>(server: axum_server::Server<SocketAddr, Acceptor>, limits: Limits) -> axum_server::Server<SocketAddr, Acceptor> {
     let mut server = server.http1_only();
     server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(limits.read).keep_alive(false).max_buf_size(HEADERS_LIMIT);
     server

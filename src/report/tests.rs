@@ -178,18 +178,14 @@ async fn who_is_not_proved_learns_nothing_and_changes_nothing() {
     let running = Running::start().await;
     let client = running.client().await;
     let unauthenticated = no(401, "send the token in FINETUNE_REPORT_TOKEN as a bearer token");
-    for header in
-        ["", "Bearer", "Bearer short", "Basic Z29vZDp0b2tlbi1vZi1hLXBvZA==", "Bearer good token of a pod", "Bearer bad-token-of-somebody"]
-    {
+    for header in ["", "Bearer", "Bearer short", "Basic Z29vZDp0b2tlbi1vZi1hLXBvZA==", "Bearer good token of a pod", "Bearer bad-token-of-somebody"] {
         let response = client.post(running.url(OWN)).header("authorization", header).body(body(1, 7).to_string()).send().await.unwrap();
         assert_eq!((response.status(), response.text().await.unwrap()), unauthenticated, "{header}");
     }
     let response = client.post(running.url(OWN)).body(body(1, 7).to_string()).send().await.unwrap();
     assert_eq!((response.status(), response.text().await.unwrap()), unauthenticated);
     let forbidden = no(403, "only the training pods of a run report for it");
-    for path in
-        ["/v1/namespaces/team-a/runs/unknown/report", "/v1/namespaces/team-b/runs/r/report", "/v1/namespaces/team-a/runs/..%2Fr/report"]
-    {
+    for path in ["/v1/namespaces/team-a/runs/unknown/report", "/v1/namespaces/team-b/runs/r/report", "/v1/namespaces/team-a/runs/..%2Fr/report"] {
         assert_eq!(running.post(path, GOOD, &body(1, 7)).await, forbidden, "{path}");
     }
     assert_eq!(running.post("/v1/namespaces/team-a/runs/r", GOOD, &body(1, 7)).await.0, StatusCode::NOT_FOUND);
@@ -258,8 +254,7 @@ async fn a_slow_sender_is_cut_off_wherever_it_stalls() {
 
     let address = running.address;
     let pem = tls::authority(running.dir.path()).await.unwrap();
-    let cut =
-        tokio::task::spawn_blocking(move || [read_after(address, None), read_after(address, Some((&pem, b"POST / HTTP/1.1\r\nhost: ")))]);
+    let cut = tokio::task::spawn_blocking(move || [read_after(address, None), read_after(address, Some((&pem, b"POST / HTTP/1.1\r\nhost: ")))]);
     let cut = tokio::time::timeout(Duration::from_secs(60), cut).await.expect("both are cut off").unwrap();
     assert_eq!(cut, ["", ""]);
     assert_eq!(running.post(OWN, GOOD, &body(1, 1)).await.0, StatusCode::NO_CONTENT);

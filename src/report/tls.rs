@@ -90,10 +90,7 @@ pub(crate) async fn reload(dir: PathBuf, mut in_use: Files, config: RustlsConfig
                 tracing::info!("the report endpoint uses a new certificate");
             }
             Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the report endpoint keeps its certificate: the files cannot be used"
-                );
+                tracing::warn!(error = &error as &dyn std::error::Error, "the report endpoint keeps its certificate: the files cannot be used");
             }
         }
     }

@@ -252,12 +252,7 @@ fn progress(own: OwnProgress) -> Progress {
 fn metrics(named: BTreeMap<String, Number>) -> BTreeMap<String, f64> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | '@');
     let is_name = |name: &str| (1..=64).contains(&name.len()) && name.chars().all(allowed);
-    named
-        .into_iter()
-        .filter(|(name, _)| is_name(name))
-        .filter_map(|(name, value)| Some((name, value.signed()?)))
-        .take(EVAL_METRICS)
-        .collect()
+    named.into_iter().filter(|(name, _)| is_name(name)).filter_map(|(name, value)| Some((name, value.signed()?))).take(EVAL_METRICS).collect()
 }
 
 fn events(own: Vec<OwnEvent>, now: Timestamp) -> Vec<Event> {

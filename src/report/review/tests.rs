@@ -154,8 +154,7 @@ async fn a_pod_that_is_gone_was_replaced_or_belongs_to_no_job_is_no_trainer() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_remembered_briefly_and_a_failure_not_at_all() {
     let (tokens, mut server) = tokens();
-    let failure =
-        json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "InternalError", "code": 500, "message": "etcd"});
+    let failure = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "InternalError", "code": 500, "message": "etcd"});
     assert_eq!(authenticated(&tokens, &mut server, &[(500, failure)]).await, Err(Answer::Unavailable));
     assert_eq!(authenticated(&tokens, &mut server, &[(201, review(&json!({})))]).await, Err(Answer::Unauthenticated));
     assert_eq!(authenticated(&tokens, &mut server, &[]).await, Err(Answer::Unauthenticated));

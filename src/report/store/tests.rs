@@ -144,14 +144,8 @@ async fn the_last_change_is_never_lost_even_when_nobody_listened() {
 async fn events_checkpoints_waiting_and_a_new_start_trigger_at_once() {
     let waiting = Some(WaitingFor { what: "weights".to_owned(), percent: Some(1) });
     let event = Event { type_: EventType::TrainStarted, time: second(0), sent: second(0) };
-    let checkpoint = Checkpoint {
-        step: 1,
-        epoch: None,
-        time: second(0),
-        uri: "s3://o/r/c".to_owned(),
-        size_bytes: None,
-        kind: CheckpointKind::Composer,
-    };
+    let checkpoint =
+        Checkpoint { step: 1, epoch: None, time: second(0), uri: "s3://o/r/c".to_owned(), size_bytes: None, kind: CheckpointKind::Composer };
     let urgent = [
         Report { waiting_for: waiting.clone(), ..report(0, "a", 2) },
         Report { waiting_for: waiting.clone(), events: vec![event], ..report(0, "a", 3) },

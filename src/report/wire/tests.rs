@@ -153,9 +153,7 @@ fn only_the_four_types_of_a_trainer_pass_and_only_the_newest_32() {
     let saved = |minute: usize| json!({"type": "CHECKPOINT_SAVED", "time": format!("2026-01-01T00:{minute:02}:00Z")});
     let mut events = vec![json!({"type": "TRAIN_STARTED", "time": "2026-01-01T00:00:00Z"})];
     events.extend((1..=32).map(saved));
-    events.extend(
-        ["COMPLETED", "FAILED", "CREATED", "DATA_VALIDATED", "x", ""].map(|type_| json!({"type": type_, "time": "2026-01-01T00:00:00Z"})),
-    );
+    events.extend(["COMPLETED", "FAILED", "CREATED", "DATA_VALIDATED", "x", ""].map(|type_| json!({"type": type_, "time": "2026-01-01T00:00:00Z"})));
     events.push(json!({"type": "TRAIN_FINISHED", "time": "2026-01-01T01:00:00Z"}));
     let report = post(&json!({"events": events}));
     assert_eq!(report.events.len(), 32);
@@ -223,7 +221,8 @@ fn a_checkpoint_counts_only_below_the_outputs_of_its_own_run() {
 
 #[test]
 fn of_many_checkpoints_the_sixteen_with_most_steps_remain_once_each() {
-    let checkpoint = |step: usize, uri: &str, kind: &str| json!({"step": step, "time": "2026-01-01T00:00:00Z", "uri": format!("{OUTPUTS}/{uri}"), "kind": kind});
+    let checkpoint =
+        |step: usize, uri: &str, kind: &str| json!({"step": step, "time": "2026-01-01T00:00:00Z", "uri": format!("{OUTPUTS}/{uri}"), "kind": kind});
     let mut posted: Vec<Value> = (0..40).rev().map(|step| checkpoint(step, &format!("ba{step}"), "composer")).collect();
     posted.push(checkpoint(39, "ba39", "composer"));
     posted.push(checkpoint(41, "hf", "huggingface"));
