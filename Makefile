@@ -39,7 +39,7 @@ test: build ## all tests, end to end ones with real training among them
 	@$(MAKE) --no-print-directory test-unit test-runtime test-e2e
 
 test-unit: ## unit, property and golden tests, chart and examples, admission against a real API server
-	@$(PATHS); cargo test --release --locked --lib --bins --test admission --test chart --test crds --test examples
+	@$(PATHS); cargo test --release --locked --lib --bins --test admission --test chart --test crds --test examples --test replica
 
 test-runtime: ## the trainer's package
 	@$(PATHS); bash runtimes/llm-foundry/test.sh
