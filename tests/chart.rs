@@ -317,6 +317,30 @@ fn every_model_and_runtime_of_the_chart_is_one_that_the_operator_reads_and_names
 }
 
 #[test]
+fn a_runtime_takes_from_another_what_it_does_not_set_itself() {
+    let values = [
+        "runtimes.llm-foundry.image=registry/trainer@sha256:00",
+        "runtimes.llm-foundry.terminationGraceSeconds=60",
+        "runtimes.mine.from=llm-foundry",
+        "runtimes.mine.terminationGraceSeconds=90",
+    ];
+    let sets: Vec<&str> = values.into_iter().flat_map(|value| ["--set", value]).collect();
+    let objects = render(&[&SERVED[..], &sets].concat());
+    let specs: Vec<_> =
+        of_kind(&objects, "FinetuneRuntime").into_iter().map(|object| (object["metadata"]["name"].clone(), object["spec"].clone())).collect();
+    let image = "registry/trainer@sha256:00";
+    let eager = json!({"model": {"attn_implementation": "eager"}});
+    let expected = [
+        (json!("llm-foundry"), json!({"engine": "llm-foundry", "image": image, "terminationGraceSeconds": 60})),
+        (json!("llm-foundry-eager"), json!({"engine": "llm-foundry", "image": image, "terminationGraceSeconds": 60, "engineDefaults": eager})),
+        (json!("mine"), json!({"engine": "llm-foundry", "image": image, "terminationGraceSeconds": 90})),
+    ];
+    assert_eq!(specs, expected);
+    let error = String::from_utf8_lossy(&template(&["--set", "runtimes.mine.from=nobody"]).stderr).into_owned();
+    assert!(error.contains("runtimes.mine.from: there is no runtimes.nobody"), "{error}");
+}
+
+#[test]
 fn every_alert_asks_for_metrics_that_the_operator_has() {
     let objects = render(&EVERYTHING);
     let metrics = Metrics::new().text().expect("metrics are text");

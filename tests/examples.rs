@@ -73,9 +73,15 @@ fn models() -> Vec<(String, FinetuneModel)> {
 fn runtimes() -> Vec<FinetuneRuntime> {
     let values: Value =
         serde_saphyr::from_str(&std::fs::read_to_string(root().join("charts/finetune-operator/values.yaml")).expect("values.yaml")).expect("YAML");
-    let shipped = values["runtimes"].as_object().expect("runtimes").iter().map(|(name, spec)| {
-        let spec = serde_json::from_value(spec.clone()).unwrap_or_else(|error| panic!("runtimes.{name}: {error}"));
-        FinetuneRuntime::new(name, spec)
+    let values = values["runtimes"].as_object().expect("runtimes");
+    let shipped = values.iter().map(|(name, spec)| {
+        let mut spec = spec.clone();
+        if let Some(other) = spec.as_object_mut().and_then(|spec| spec.shift_remove("from")) {
+            for (key, value) in values[other.as_str().expect("a name")].as_object().expect("a runtime") {
+                spec.as_object_mut().expect("a runtime").entry(key).or_insert(value.clone());
+            }
+        }
+        FinetuneRuntime::new(name, serde_json::from_value(spec).unwrap_or_else(|error| panic!("runtimes.{name}: {error}")))
     });
     objects(EXAMPLES, "FinetuneRuntime").into_iter().map(|(_, runtime)| runtime).chain(shipped).collect()
 }
