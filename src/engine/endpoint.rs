@@ -2,7 +2,7 @@
 //!
 //! Names are not resolved here: the operator dials nothing. What an allowed name resolves to is looked at where it is dialled.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use url::{Host, Url};
 
@@ -71,6 +71,15 @@ fn denied(host: &Host<&str>, name: &str) -> Option<&'static str> {
 fn denied_name(name: &str) -> Option<&'static str> {
     let local = name == "localhost" || name.ends_with(".localhost") || name.starts_with("kubernetes.default.svc.");
     (local || DENIED_NAMES.contains(&name)).then_some("a name of this machine, of a metadata service or of the Kubernetes API")
+}
+
+/// What a denied address is; `None` when it may be dialled.
+#[must_use]
+pub fn denied_address(ip: IpAddr) -> Option<&'static str> {
+    match ip {
+        IpAddr::V4(ip) => denied_v4(ip),
+        IpAddr::V6(ip) => denied_v6(ip),
+    }
 }
 
 fn denied_v4(ip: Ipv4Addr) -> Option<&'static str> {

@@ -1,4 +1,13 @@
 //! The preflight stage: proves that credentials, places and data are good before any accelerator is taken.
 
+pub mod address;
+pub mod checks;
+pub mod dial;
+pub mod failure;
+pub mod mounted;
+pub mod place;
 pub mod plan;
+pub mod run;
+mod stage;
+pub mod store;
 pub mod verdict;

@@ -1,2 +1,46 @@
-//! x
-fn main(){}
+//! `finetune-preflight`: proves credentials, places and data of a run before any accelerator is taken.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use finetune_operator::preflight::run::{self, Options};
+
+#[derive(Parser)]
+#[command(name = "finetune-preflight", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Proves one run: reads its plan, writes the verdict.
+    Run {
+        /// The plan.
+        #[arg(long, default_value = "/etc/finetune/plan.json")]
+        plan: PathBuf,
+        /// Where the verdict goes.
+        #[arg(long, default_value = "/dev/termination-log")]
+        termination_log: PathBuf,
+        /// Lets addresses and folders of this machine pass.
+        #[arg(long, hide = true)]
+        allow_local: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let Cli { command } = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return ExitCode::from(70);
+        }
+    };
+    match command {
+        Command::Run { plan, termination_log, allow_local } => {
+            ExitCode::from(runtime.block_on(run::run(&Options { plan, termination_log, allow_local })))
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Opens places as object stores, with the credentials that the pod has: dials nothing yet.
+
+use std::collections::BTreeMap;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::http::HttpBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use url::Url;
+
+use super::dial::{Connector, Dialer};
+use super::failure::{Asked, Failure};
+use super::mounted::{self, Mounted};
+use super::place::{Place, Provider};
+use super::plan::S3Endpoint;
+use crate::api::secret_ref::SecretKind;
+
+const CLAIMS: &str = "/var/run/finetune/claims";
+const AZURE_HOST: &str = "blob.core.windows.net";
+
+/// A place that can be read, and written where the credential allows it.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The object or folder in it.
+    pub path: Path,
+    /// What an error of it is explained with.
+    pub asked: Asked,
+}
+
+impl Opened {
+    /// The same store at a path below.
+    #[must_use]
+    pub fn below(&self, path: &str) -> Self {
+        let joined = path.split('/').filter(|part| !part.is_empty()).fold(self.path.clone(), |joined, part| joined.join(part));
+        let place = format!("{}/{path}", self.asked.place.trim_end_matches('/'));
+        Self { store: Arc::clone(&self.store), path: joined, asked: Asked { place, ..self.asked.clone() } }
+    }
+}
+
+/// Opens places for one run.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    dialer: Dialer,
+    secrets: Mounted,
+    s3: Option<S3Endpoint>,
+    environment: BTreeMap<String, String>,
+}
+
+impl Stores {
+    /// Credentials come from the Secrets, else from the pod's identity, which the environment describes.
+    #[must_use]
+    pub fn new(dialer: Dialer, secrets: Mounted, s3: Option<S3Endpoint>, environment: BTreeMap<String, String>) -> Self {
+        Self { dialer, secrets, s3, environment }
+    }
+
+    /// The kind of Secret that a place is opened with.
+    #[must_use]
+    pub fn secret_kind(place: &Place) -> Option<SecretKind> {
+        match place {
+            Place::Bucket { provider: Provider::S3, .. } => Some(SecretKind::S3),
+            Place::Bucket { provider: Provider::Gcs, .. } => Some(SecretKind::Gcp),
+            Place::Bucket { provider: Provider::Azure, .. } => Some(SecretKind::Azure),
+            Place::Bucket { provider: Provider::Oci, .. } => Some(SecretKind::Oci),
+            Place::Hub(_) => Some(SecretKind::Hf),
+            Place::Volume(_) | Place::Table(_) => Some(SecretKind::Databricks),
+            Place::Web(_) | Place::Claim { .. } | Place::Local(_) => None,
+        }
+    }
+
+    /// Opens a place; `text` is its spelling in the run.
+    pub fn open(&self, text: &str) -> Result<Opened, Failure> {
+        let place = Place::parse(text).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
+        let asked = |bucket: &str, keys| {
+            let secret = Self::secret_kind(&place).and_then(|kind| self.secrets.of(kind)).map(|secret| secret.name.clone());
+            Asked { place: text.to_owned(), bucket: bucket.to_owned(), secret, keys }
+        };
+        let (store, path, asked): (Arc<dyn ObjectStore>, _, _) = match &place {
+            Place::Bucket { provider, bucket, key } => {
+                let (store, keys): (object_store::Result<Arc<dyn ObjectStore>>, _) = match provider {
+                    Provider::S3 => (self.s3(bucket), "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+                    Provider::Gcs => (self.gcs(bucket), "credentials"),
+                    Provider::Azure => (self.azure(bucket), "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"),
+                    Provider::Oci => return Err(unsupported(text)),
+                };
+                let asked = asked(bucket, keys);
+                (store.map_err(|_| unusable(&asked))?, key.clone(), asked)
+            }
+            Place::Web(url) => {
+                let path = Path::from_url_path(url.path()).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
+                let asked = asked(url.host_str().unwrap_or_default(), "");
+                (web(url, self.dialer.checking_all()).map_err(|_| unusable(&asked))?, path, asked)
+            }
+            Place::Claim { claim, path } => {
+                let root = format!("{CLAIMS}/{claim}");
+                (folder(&root).ok_or_else(|| unmounted(text))?, path.clone(), asked(claim, ""))
+            }
+            Place::Local(path) if self.dialer.allows_local() => {
+                let path = Path::parse(path).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
+                (folder("/").ok_or_else(|| unmounted(text))?, path, asked("this machine", ""))
+            }
+            Place::Local(_) | Place::Hub(_) | Place::Volume(_) | Place::Table(_) => return Err(unsupported(text)),
+        };
+        Ok(Opened { store, path, asked })
+    }
+
+    fn s3(&self, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+        let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_allow_http(true).with_retry(retry());
+        let mut region = self.s3.as_ref().and_then(|s3| s3.region.clone());
+        let endpoint = self.s3.as_ref().and_then(|s3| s3.endpoint_url.clone());
+        let mut connector = self.dialer.checking_all();
+        if let Some(secret) = self.secrets.of(SecretKind::S3) {
+            let profile = mounted::profile_name(secret);
+            let profile_of = |file: &str| {
+                let text = mounted::value(secret, file).unwrap_or_default();
+                mounted::profiles(&text).remove(&profile).unwrap_or_default()
+            };
+            let mut keys = profile_of("credentials");
+            let mut key = |name: &str| mounted::value(secret, name).or_else(|| keys.remove(&name.to_ascii_lowercase()));
+            // Empty ones are refused by the store, and not replaced by an identity that nobody asked for.
+            builder = builder
+                .with_access_key_id(key("AWS_ACCESS_KEY_ID").unwrap_or_default())
+                .with_secret_access_key(key("AWS_SECRET_ACCESS_KEY").unwrap_or_default());
+            if let Some(token) = key("AWS_SESSION_TOKEN") {
+                builder = builder.with_token(token);
+            }
+            region = region.or_else(|| profile_of("config").remove("region")).or_else(|| keys.remove("region"));
+        } else {
+            let host = endpoint.as_deref().and_then(|endpoint| Url::parse(endpoint).ok()).and_then(|url| url.host_str().map(str::to_owned));
+            let region = region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned());
+            connector = self.dialer.checking_only(host.unwrap_or_else(|| format!("s3.{region}.amazonaws.com")));
+            for name in S3_IDENTITY {
+                if let (Some(value), Ok(key)) = (self.environment.get(name), name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>()) {
+                    builder = builder.with_config(key, value);
+                }
+            }
+        }
+        let region = region.or_else(|| self.environment.get("AWS_REGION").cloned());
+        builder = builder.with_region(region.unwrap_or_else(|| DEFAULT_REGION.to_owned()));
+        if let Some(endpoint) = endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        Ok(Arc::new(builder.with_http_connector(connector).build()?))
+    }
+
+    fn gcs(&self, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+        let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(bucket).with_retry(retry());
+        if let Some(secret) = self.secrets.of(SecretKind::Gcp) {
+            let credentials = mounted::value(secret, "credentials").unwrap_or_default();
+            let is_key = serde_json::from_str::<serde_json::Value>(&credentials).is_ok_and(|value| value["type"] != "authorized_user");
+            builder = if is_key {
+                builder.with_service_account_key(credentials)
+            } else {
+                builder.with_config(GoogleConfigKey::ApplicationCredentials, mounted::file(secret, "credentials").to_string_lossy())
+            };
+            return Ok(Arc::new(builder.with_http_connector(self.dialer.checking_all()).build()?));
+        }
+        let connector = self.dialer.checking_only("storage.googleapis.com".to_owned());
+        Ok(Arc::new(builder.with_http_connector(connector).build()?))
+    }
+
+    fn azure(&self, container: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+        let mut builder = MicrosoftAzureBuilder::new().with_container_name(container).with_retry(retry());
+        let value = |key: &str| self.secrets.value(SecretKind::Azure, key);
+        let account = value("AZURE_STORAGE_ACCOUNT_NAME").or_else(|| self.environment.get("AZURE_STORAGE_ACCOUNT_NAME").cloned());
+        let account = account.unwrap_or_default();
+        builder = builder.with_account(&account);
+        if self.secrets.of(SecretKind::Azure).is_some() {
+            builder = match (value("AZURE_STORAGE_ACCOUNT_KEY"), value("AZURE_STORAGE_SAS_TOKEN")) {
+                (Some(key), _) => builder.with_access_key(key),
+                (None, sas) => builder.with_config(AzureConfigKey::SasKey, sas.unwrap_or_default().trim_start_matches('?')),
+            };
+            return Ok(Arc::new(builder.with_http_connector(self.dialer.checking_all()).build()?));
+        }
+        for name in AZURE_IDENTITY {
+            if let (Some(value), Ok(key)) = (self.environment.get(name), name.to_ascii_lowercase().parse::<AzureConfigKey>()) {
+                builder = builder.with_config(key, value);
+            }
+        }
+        let connector = self.dialer.checking_only(format!("{account}.{AZURE_HOST}"));
+        Ok(Arc::new(builder.with_http_connector(connector).build()?))
+    }
+}
+
+const DEFAULT_REGION: &str = "us-east-1";
+/// What gives a pod an identity at AWS. Everything else that the environment could say is decided by the run.
+const S3_IDENTITY: [&str; 10] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+];
+/// What gives a pod an identity at Azure.
+const AZURE_IDENTITY: [&str; 4] = ["AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_AUTHORITY_HOST"];
+
+fn web(url: &Url, connector: Connector) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let builder = HttpBuilder::new().with_url(&url[..url::Position::BeforePath]).with_retry(retry()).with_http_connector(connector);
+    Ok(Arc::new(builder.build()?))
+}
+
+fn folder(root: &str) -> Option<Arc<dyn ObjectStore>> {
+    let store = LocalFileSystem::new_with_prefix(FilePath::new(root)).ok()?;
+    Some(Arc::new(store))
+}
+
+fn unsupported(text: &str) -> Failure {
+    Failure::user("UnsupportedPlace", format!("{text} is of a kind that cannot be read here yet: use s3://, gs://, az://, https:// or pvc://"))
+}
+
+fn unmounted(text: &str) -> Failure {
+    Failure::infrastructure("VolumeMissing", format!("the volume of {text} is not mounted in this pod"))
+}
+
+/// The store's builder says why, and may quote the credential.
+fn unusable(asked: &Asked) -> Failure {
+    let Asked { place, keys, .. } = asked;
+    match &asked.secret {
+        Some(secret) => Failure::credential("CredentialMalformed", format!("cannot open {place}: {keys} in Secret {secret} cannot be used; check it")),
+        None => Failure::credential("NoCredentials", format!("cannot open {place}: the run names no Secret for it; name one in spec.secrets")),
+    }
+}
+
+fn retry() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig { init_backoff: Duration::from_millis(200), max_backoff: Duration::from_secs(5), base: 3.0 },
+        max_retries: 4,
+        retry_timeout: Duration::from_secs(60),
+    }
+}
