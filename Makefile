@@ -39,7 +39,7 @@ test: build ## all tests, end to end ones with real training among them
 	@$(MAKE) --no-print-directory test-unit test-runtime test-e2e
 
 test-unit: ## unit, property and golden tests, chart and examples, admission against a real API server
-	@$(PATHS); cargo test --release --locked --lib --bins --test admission --test chart --test crds --test examples --test replica
+	@$(PATHS); cargo test --release --locked --lib --bins --test admission --test chart --test crds --test documents --test examples --test replica
 
 test-runtime: ## the trainer's package
 	@$(PATHS); bash runtimes/llm-foundry/test.sh
@@ -50,4 +50,4 @@ test-e2e: ## runs on a real cluster with real training
 lint: ## clippy, formatting, licences and sources of dependencies
 	cargo clippy --release --locked --all-targets -- -D warnings
 	cargo fmt --check
-	cargo deny --offline check bans licenses sources
+	cargo deny --locked check bans licenses sources

@@ -72,7 +72,8 @@ fn run_rules() -> Vec<Value> {
         json!({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "create", "patch", "delete"]}),
         json!({"apiGroups": [""], "resources": ["services"], "verbs": ["get", "create"]}),
         json!({"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get"]}),
-        json!({"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["get", "list", "create", "patch"]}),
+        json!({"apiGroups": [""], "resources": ["events"], "verbs": ["list"]}),
+        json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]}),
     ]
 }
 

@@ -11,6 +11,8 @@ use crate::request::{GROUP, get, run, runs, send};
 use crate::{RELEASE, SYSTEM, chart, samples};
 
 const JSON: &str = "application/json";
+/// The catalogue is long; all other tests are in a cluster that has it.
+const NO_MODELS: &str = "catalogue.enabled=false";
 
 #[tokio::test]
 async fn an_upgrade_keeps_the_certificate_an_uninstallation_the_runs_and_every_switch_can_be_turned_on_later() {
@@ -20,7 +22,7 @@ async fn an_upgrade_keeps_the_certificate_an_uninstallation_the_runs_and_every_s
     let secret = format!("/api/v1/namespaces/{SYSTEM}/secrets/{RELEASE}-tls");
     let runtime = format!("{GROUP}/finetuneruntimes/llm-foundry");
 
-    cluster.helm(&["install", RELEASE, &chart, "--namespace", SYSTEM, "--create-namespace"]);
+    cluster.helm(&["install", RELEASE, &chart, "--namespace", SYSTEM, "--create-namespace", "--set", NO_MODELS]);
     let certificate = get(&client, &secret, JSON).await["data"].clone();
     let keys: Vec<_> = certificate.as_object().expect("a Secret has data").keys().map(String::as_str).collect();
     assert_eq!(keys, ["ca.crt", "tls.crt", "tls.key"]);
@@ -28,7 +30,7 @@ async fn an_upgrade_keeps_the_certificate_an_uninstallation_the_runs_and_every_s
     let namespace = cluster.namespace("team").await;
     send(&client, Method::POST, &runs(&namespace), &run("mine", &samples::smallest_run())).await.expect("runs are served");
 
-    cluster.helm(&["upgrade", RELEASE, &chart, "--namespace", SYSTEM]);
+    cluster.helm(&["upgrade", RELEASE, &chart, "--namespace", SYSTEM, "--set", NO_MODELS]);
     assert_eq!(get(&client, &secret, JSON).await["data"], certificate);
     assert_eq!(get(&client, &runtime, JSON).await["metadata"]["uid"], made);
     assert!(cluster.helm(&["get", "manifest", RELEASE, "--namespace", SYSTEM]).contains("kind: FinetuneRuntime"));
@@ -37,12 +39,12 @@ async fn an_upgrade_keeps_the_certificate_an_uninstallation_the_runs_and_every_s
     assert_eq!(items(&client, &format!("{GROUP}/finetuneruntimes")).await, Vec::<String>::new());
     assert_eq!(items(&client, &runs(&namespace)).await, ["mine"]);
 
-    cluster.helm(&["install", RELEASE, &chart, "--namespace", SYSTEM]);
+    cluster.helm(&["install", RELEASE, &chart, "--namespace", SYSTEM, "--set", NO_MODELS]);
     assert_eq!(items(&client, &runs(&namespace)).await, ["mine"]);
-    assert_eq!(items(&client, &format!("{GROUP}/finetuneruntimes")).await, ["llm-foundry"]);
+    get(&client, &runtime, JSON).await;
 
     let everything = format!(
-        "watchNamespaces={{{namespace}}},runnerNamespaces={{{namespace}}},replicas=2,podDisruptionBudget.enabled=true,networkPolicy.enabled=true,networkPolicy.runs=true,networkPolicy.apiServerCidrs={{10.0.0.0/8}}"
+        "{NO_MODELS},watchNamespaces={{{namespace}}},runnerNamespaces={{{namespace}}},replicas=2,podDisruptionBudget.enabled=true,networkPolicy.enabled=true,networkPolicy.runs=true,networkPolicy.apiServerCidrs={{10.0.0.0/8}}"
     );
     cluster.helm(&["upgrade", RELEASE, &chart, "--namespace", SYSTEM, "--set", &everything]);
     assert!(items(&client, &format!("/api/v1/namespaces/{namespace}/serviceaccounts")).await.contains(&"finetune-runner".to_owned()));
