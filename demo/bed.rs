@@ -13,16 +13,16 @@ use object_store::path::Path as Key;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreExt};
 use tokio::process::Command;
 
-pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Namespace of the demo's runs.
-pub const TEAM: &str = "team-a";
+pub(crate) const TEAM: &str = "team-a";
 const OPERATOR_IMAGE: &str = "testbed.local/finetune-operator";
 const RUNTIME_IMAGE: &str = "localhost/finetune-runtime-base:demo";
 
 /// What `make` built, from the environment that it sets.
 #[derive(Clone)]
-pub struct Built {
+pub(crate) struct Built {
     /// `testbed/build.sh`: the test bed's program; helm lies beside it.
     testbed: PathBuf,
     /// `runtimes/llm-foundry/environment.sh`: the trainer's virtual environment.
@@ -36,9 +36,10 @@ pub struct Built {
 }
 
 impl Built {
-    pub fn from_env() -> Result<Self> {
+    pub(crate) fn from_env() -> Result<Self> {
         let path = |name: &str| -> Result<PathBuf> {
-            let value = std::env::var(name).map_err(|_| format!("{name} is not set: use `make demo` or `make test`, which build everything first"))?;
+            let value =
+                std::env::var(name).map_err(|_| format!("{name} is not set: use `make demo` or `make test`, which build everything first"))?;
             let path = PathBuf::from(value);
             if path.exists() { Ok(path) } else { Err(format!("{name}: {} does not exist", path.display()).into()) }
         };
@@ -57,16 +58,16 @@ impl Built {
 }
 
 /// A cluster that is up.
-pub struct Bed {
-    pub built: Built,
-    pub name: String,
-    pub client: Client,
-    pub mlflow: String,
+pub(crate) struct Bed {
+    pub(crate) built: Built,
+    pub(crate) name: String,
+    pub(crate) client: Client,
+    pub(crate) mlflow: String,
     access: BTreeMap<String, String>,
 }
 
 /// Runs `work` as a named step.
-pub async fn step<T>(title: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn step<T>(title: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     let began = Instant::now();
     let result = work.await;
     match &result {
@@ -77,7 +78,7 @@ pub async fn step<T>(title: &str, work: impl Future<Output = Result<T>>) -> Resu
 }
 
 /// Runs a program to its end; its output is shown only when it fails.
-pub async fn call(program: &Path, arguments: &[&str], environment: &[(&str, String)]) -> Result<String> {
+pub(crate) async fn call(program: &Path, arguments: &[&str], environment: &[(&str, String)]) -> Result<String> {
     let mut command = Command::new(program);
     command.args(arguments).envs(environment.iter().map(|(key, value)| (key, value))).stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await.map_err(|error| format!("start {}: {error}", program.display()))?;
@@ -91,7 +92,7 @@ pub async fn call(program: &Path, arguments: &[&str], environment: &[(&str, Stri
 
 impl Bed {
     /// Brings everything up; an older cluster of this name is ended first.
-    pub async fn up(built: Built, name: &str) -> Result<Self> {
+    pub(crate) async fn up(built: Built, name: &str) -> Result<Self> {
         let scratch = tempfile::tempdir()?;
         let model = scratch.path().join("tiny-llama");
         let (up, made) = tokio::join!(
@@ -107,42 +108,39 @@ impl Bed {
         let client = Client::try_from(config)?;
         let bed = Self { mlflow: value("TESTBED_MLFLOW_URL")?, built, name: name.to_owned(), client, access };
         step("build and import the images", bed.images()).await?;
-        let (installed, filled) = tokio::join!(
-            step("install the chart", bed.install()),
-            step("upload the model and the data", bed.fill(&model)),
-        );
+        let (installed, filled) = tokio::join!(step("install the chart", bed.install()), step("upload the model and the data", bed.fill(&model)),);
         installed?;
         filled?;
         Ok(bed)
     }
 
     /// Ends the cluster and removes all that it left.
-    pub async fn down(&self) -> Result<()> {
+    pub(crate) async fn down(&self) -> Result<()> {
         call(&self.built.testbed, &["down", "--name", &self.name], &[]).await.map(|_| ())
     }
 
-    pub fn value(&self, key: &str) -> &str {
+    pub(crate) fn value(&self, key: &str) -> &str {
         self.access.get(key).map(String::as_str).unwrap_or_default()
     }
 
-    pub fn kubeconfig(&self) -> &str {
+    pub(crate) fn kubeconfig(&self) -> &str {
         self.value("KUBECONFIG")
     }
 
     /// `kubectl` of the test bed.
-    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let all: Vec<&str> = std::iter::once("kubectl").chain(arguments.iter().copied()).collect();
         call(&self.built.testbed, &all, &[("KUBECONFIG", self.kubeconfig().to_owned())]).await
     }
 
     /// Applies a file below `examples/`.
-    pub async fn apply(&self, example: &str) -> Result<()> {
+    pub(crate) async fn apply(&self, example: &str) -> Result<()> {
         let file = self.built.source.join("examples").join(example);
         self.kubectl(&["apply", "-f", &file.to_string_lossy()]).await.map(|_| ())
     }
 
     /// A client of one bucket, with all rights.
-    pub fn bucket(&self, bucket: &str) -> Result<AmazonS3> {
+    pub(crate) fn bucket(&self, bucket: &str) -> Result<AmazonS3> {
         let store = AmazonS3Builder::new()
             .with_bucket_name(bucket)
             .with_endpoint(self.value("TESTBED_S3_URL"))
@@ -155,18 +153,31 @@ impl Bed {
     }
 
     /// All keys of a bucket below a prefix, with their sizes, sorted.
-    pub async fn keys(&self, bucket: &str, prefix: &str) -> Result<BTreeMap<String, u64>> {
+    pub(crate) async fn keys(&self, bucket: &str, prefix: &str) -> Result<BTreeMap<String, u64>> {
         let listed: Vec<_> = self.bucket(bucket)?.list(Some(&Key::from(prefix))).try_collect().await?;
         Ok(listed.into_iter().map(|object| (object.location.to_string(), object.size)).collect())
     }
 
     async fn images(&self) -> Result<()> {
         let programs = self.built.programs.to_string_lossy();
-        let (operator, preflight) = (format!("{programs}/finetune-operator:/finetune-operator"), format!("{programs}/finetune-preflight:/finetune-preflight"));
+        let (operator, preflight) =
+            (format!("{programs}/finetune-operator:/finetune-operator"), format!("{programs}/finetune-preflight:/finetune-preflight"));
         let image = format!("{OPERATOR_IMAGE}:dev");
         let certificates = "/etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt";
-        let arguments =
-            ["image", "--name", &self.name, "--add", &operator, "--add", &preflight, "--add", certificates, "--entrypoint", "/finetune-operator", &image];
+        let arguments = [
+            "image",
+            "--name",
+            &self.name,
+            "--add",
+            &operator,
+            "--add",
+            &preflight,
+            "--add",
+            certificates,
+            "--entrypoint",
+            "/finetune-operator",
+            &image,
+        ];
         call(&self.built.testbed, &arguments, &[]).await?;
         let base = self.built.base.to_string_lossy();
         let package = self.built.source.join("runtimes/llm-foundry/finetune_llmfoundry");
@@ -183,8 +194,24 @@ impl Bed {
         let repository = format!("image.repository={OPERATOR_IMAGE}");
         let runners = format!("runnerNamespaces={{{TEAM}}}");
         let arguments = [
-            "upgrade", "--install", "finetune-operator", &chart, "--namespace", "finetune-system", "--create-namespace", "--wait", "--timeout", "3m",
-            "--set", &repository, "--set", "image.tag=dev", "--set", "image.pullPolicy=Never", "--set", &runners,
+            "upgrade",
+            "--install",
+            "finetune-operator",
+            &chart,
+            "--namespace",
+            "finetune-system",
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            "3m",
+            "--set",
+            &repository,
+            "--set",
+            "image.tag=dev",
+            "--set",
+            "image.pullPolicy=Never",
+            "--set",
+            &runners,
         ];
         call(&helm, &arguments, &[("KUBECONFIG", self.kubeconfig().to_owned())]).await?;
         for file in ["runtime-demo.yaml", "model-tiny-llama.yaml"] {
@@ -199,14 +226,14 @@ impl Bed {
     }
 
     /// Makes or changes a Secret of kind s3.
-    pub async fn s3_secret(&self, name: &str, key: &str, secret: &str) -> Result<()> {
+    pub(crate) async fn s3_secret(&self, name: &str, key: &str, secret: &str) -> Result<()> {
         let object = serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": TEAM},
             "stringData": {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}});
         self.apply_object(&object).await
     }
 
     /// Applies one object, from standard input so that no value stands in a command line.
-    pub async fn apply_object(&self, object: &serde_json::Value) -> Result<()> {
+    pub(crate) async fn apply_object(&self, object: &serde_json::Value) -> Result<()> {
         use tokio::io::AsyncWriteExt;
         let mut child = Command::new(&self.built.testbed)
             .args(["kubectl", "apply", "-f", "-"])
@@ -261,8 +288,8 @@ async fn cluster(built: &Built, name: &str) -> Result<BTreeMap<String, String>> 
     let python = built.python();
     let volume = format!("trainer-environment={}", built.trainer.display());
     let state = tempfile_state(name);
-    let arguments =
-        ["up", "--name", name, "--state", &state, "--audit", "--mlflow-python", &python.to_string_lossy(), "--host-path-pv", &volume].map(ToOwned::to_owned);
+    let arguments = ["up", "--name", name, "--state", &state, "--audit", "--mlflow-python", &python.to_string_lossy(), "--host-path-pv", &volume]
+        .map(ToOwned::to_owned);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     call(&built.testbed, &arguments, &[]).await?;
     let text = std::fs::read_to_string(Path::new(&state).join("env"))?;

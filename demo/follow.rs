@@ -19,7 +19,7 @@ struct Printed {
 }
 
 /// Prints what happens to runs until a condition holds.
-pub struct Follower<'a> {
+pub(crate) struct Follower<'a> {
     bed: &'a Bed,
     began: Instant,
     printed: HashMap<String, Printed>,
@@ -27,12 +27,17 @@ pub struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    pub fn new(bed: &'a Bed, quiet: bool) -> Self {
+    pub(crate) fn new(bed: &'a Bed, quiet: bool) -> Self {
         Self { bed, began: Instant::now(), printed: HashMap::new(), quiet }
     }
 
     /// Follows `names` until `done` holds for their statuses, in order; fails with their states after `limit`.
-    pub async fn until(&mut self, names: &[&str], limit: Duration, mut done: impl FnMut(&[FinetuneRunStatus]) -> bool) -> Result<Vec<FinetuneRun>> {
+    pub(crate) async fn until(
+        &mut self,
+        names: &[&str],
+        limit: Duration,
+        mut done: impl FnMut(&[FinetuneRunStatus]) -> bool,
+    ) -> Result<Vec<FinetuneRun>> {
         let runs: Api<FinetuneRun> = Api::namespaced(self.bed.client.clone(), TEAM);
         let deadline = Instant::now() + limit;
         loop {
@@ -55,7 +60,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Follows `names` until every one of them has ended for good.
-    pub async fn to_the_end(&mut self, names: &[&str], limit: Duration) -> Result<Vec<FinetuneRun>> {
+    pub(crate) async fn all_ended(&mut self, names: &[&str], limit: Duration) -> Result<Vec<FinetuneRun>> {
         self.until(names, limit, |all| all.iter().all(|status| status.phase.is_some_and(Phase::is_sink))).await
     }
 
@@ -86,13 +91,9 @@ fn line(run: &FinetuneRun) -> String {
     let progress = status.progress.unwrap_or_default();
     let mut line = format!("{phase:?}");
     if let Some(summary) = progress.summary.filter(|_| phase == Phase::Running) {
-        line.push_str(&format!(" {summary}"));
-        if let Some(loss) = progress.loss {
-            line.push_str(&format!("  loss {loss:.2}"));
-        }
-        if let Some(eta) = progress.eta {
-            line.push_str(&format!("  {eta} left"));
-        }
+        let loss = progress.loss.map(|loss| format!("  loss {loss:.2}")).unwrap_or_default();
+        let eta = progress.eta.map(|eta| format!("  {eta} left")).unwrap_or_default();
+        line = format!("{line} {summary}{loss}{eta}");
     }
     match (status.reason, status.message) {
         (Some(reason), Some(message)) if phase != Phase::Running && phase != Phase::Completed => format!("{line} ({reason}): {message}"),

@@ -1,8 +1,11 @@
 //! `make demo`: five runs on a real cluster, shown live, then a table; it succeeds only if every run ended as it should.
 
+// What the end-to-end tests share with the demo uses more of it.
+#[allow(dead_code)]
 mod bed;
 mod follow;
 mod summary;
+#[allow(dead_code)]
 mod tracker;
 
 use std::process::ExitCode;
@@ -59,7 +62,7 @@ async fn demo() -> Result<()> {
     follower.until(&names, RUNS, |all| all[chat].phase == Some(Phase::Stopped) || all[chat].phase.is_some_and(Phase::is_sink)).await?;
     println!("\n$ kubectl patch finetunerun chat -n {TEAM} --type merge -p '{{\"spec\":{{\"suspend\":false}}}}'");
     suspend(&bed, "chat", false).await?;
-    let runs = follower.to_the_end(&names, RUNS).await?;
+    let runs = follower.all_ended(&names, RUNS).await?;
 
     let rows = summary::rows(&bed, &runs).await?;
     println!("\n{}", summary::table(&rows));

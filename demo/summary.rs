@@ -12,7 +12,7 @@ const PERPLEXITY: &str = "metrics/eval/LanguagePerplexity";
 const HEADER: [&str; 7] = ["RUN", "PHASE", "DURATION", "TRAIN LOSS", "EVAL PERPLEXITY", "CHECKPOINTS", "REGISTERED"];
 
 /// One row for each run, its metrics from `MLflow`.
-pub async fn rows(bed: &Bed, runs: &[FinetuneRun]) -> Result<Vec<[String; 7]>> {
+pub(crate) async fn rows(bed: &Bed, runs: &[FinetuneRun]) -> Result<Vec<[String; 7]>> {
     let tracker = Tracker::new(&bed.mlflow);
     let mut rows = Vec::new();
     for run in runs {
@@ -47,27 +47,35 @@ fn span(values: &[(i64, f64)]) -> String {
 }
 
 /// The rows under their header, in columns.
-pub fn table(rows: &[[String; 7]]) -> String {
+pub(crate) fn table(rows: &[[String; 7]]) -> String {
     let header = HEADER.map(ToOwned::to_owned);
     let all: Vec<_> = std::iter::once(&header).chain(rows).collect();
     let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let line = |row: &[String; 7]| (0..7).map(|i| format!("{:<width$}", row[i], width = width(i) + 2)).collect::<String>().trim_end().to_owned();
+    let line =
+        |row: &[String; 7]| (0..7).map(|i| format!("{:<width$}", row[i], width = width(i))).collect::<Vec<_>>().join("  ").trim_end().to_owned();
     all.iter().map(|row| line(row) + "\n").collect()
 }
 
 /// Why runs failed, in their own words.
-pub fn failures(runs: &[FinetuneRun]) -> String {
+pub(crate) fn failures(runs: &[FinetuneRun]) -> String {
     let failed = runs.iter().filter(|run| run.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Failed)));
     failed
         .filter_map(|run| {
             let failure = run.status.as_ref()?.failure.as_ref()?;
-            Some(format!("{} failed with {:?} ({}): {}\n  hint: {}\n", run.name_any(), failure.class, failure.reason, failure.message, failure.hint.clone().unwrap_or_default()))
+            Some(format!(
+                "{} failed with {:?} ({}): {}\n  hint: {}\n",
+                run.name_any(),
+                failure.class,
+                failure.reason,
+                failure.message,
+                failure.hint.clone().unwrap_or_default()
+            ))
         })
         .collect()
 }
 
 /// Prints how to look around and how to take everything down.
-pub async fn where_to_look(bed: &Bed, runs: &[FinetuneRun]) -> Result<()> {
+pub(crate) async fn where_to_look(bed: &Bed, runs: &[FinetuneRun]) -> Result<()> {
     println!("Look around:");
     println!("  export KUBECONFIG={}", bed.kubeconfig());
     println!("  alias kubectl='{} kubectl'", std::env::var("FINETUNE_TESTBED").unwrap_or_default());

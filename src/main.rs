@@ -200,22 +200,27 @@ async fn lead(
     }
 }
 
-async fn control(context: &Arc<Context>, namespaces: Vec<String>, stores: &OnceLock<Vec<RunStore>>, shutdown: &CancellationToken) -> Result<(), Error> {
+async fn control(
+    context: &Arc<Context>,
+    namespaces: Vec<String>,
+    stores: &OnceLock<Vec<RunStore>>,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
     let watched: Vec<Option<String>> = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
     let mut known = Vec::new();
     let mut senders = Vec::new();
     let controllers = FuturesUnordered::new();
-    for namespace in watched {
+    for namespace in watched.iter().map(Option::as_deref) {
         let (sender, triggers) = unbounded();
-        senders.push((namespace.clone(), sender));
-        let (store, controller) = run(context.clone(), namespace, triggers, shutdown.clone());
+        senders.push((namespace, sender));
+        let (store, controller) = run(context, namespace, triggers, shutdown.clone());
         known.push(store);
         controllers.push(controller);
     }
     let _ = stores.set(known);
     // One reader may take the triggers: each controller gets those of its own namespace. The store bounds their rate.
     let forward = context.reports.clone().triggers().for_each(|(namespace, name)| {
-        let own = |watched: &Option<String>| watched.as_ref().is_none_or(|watched| *watched == namespace);
+        let own = |watched: &Option<&str>| watched.is_none_or(|watched| watched == namespace);
         for (_, sender) in senders.iter().filter(|(watched, _)| own(watched)) {
             let _ = sender.unbounded_send((namespace.clone(), name.clone()));
         }

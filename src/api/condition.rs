@@ -25,16 +25,8 @@ pub enum ConditionType {
 
 impl ConditionType {
     /// All of them, in order.
-    pub const ALL: [Self; 8] = [
-        Self::Accepted,
-        Self::PreflightPassed,
-        Self::DataReady,
-        Self::Trained,
-        Self::Registered,
-        Self::Ready,
-        Self::Reconciling,
-        Self::Stalled,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Accepted, Self::PreflightPassed, Self::DataReady, Self::Trained, Self::Registered, Self::Ready, Self::Reconciling, Self::Stalled];
 
     /// The name in the status.
     #[must_use]

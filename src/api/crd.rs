@@ -11,11 +11,7 @@ pub const MUTABLE: [&str; 2] = ["suspend", "scheduling"];
 /// File name below `crds/` and definition of each kind.
 #[must_use]
 pub fn all() -> Vec<(&'static str, CustomResourceDefinition)> {
-    vec![
-        ("finetunemodels.yaml", FinetuneModel::crd()),
-        ("finetuneruns.yaml", finetune_run()),
-        ("finetuneruntimes.yaml", FinetuneRuntime::crd()),
-    ]
+    vec![("finetunemodels.yaml", FinetuneModel::crd()), ("finetuneruns.yaml", finetune_run()), ("finetuneruntimes.yaml", FinetuneRuntime::crd())]
 }
 
 /// `FinetuneRun` with one immutability rule for each property of its spec: presence and value are compared, so that adding or

@@ -2,6 +2,10 @@
 
 // KubeSchema expands each struct into a private module, where the lint cannot see that it is exported.
 #![allow(unreachable_pub)]
+// Doc comments of the types are the descriptions that `kubectl explain` prints.
+#![allow(clippy::doc_markdown)]
+// Two printer columns of one type are no duplicates.
+#![allow(clippy::duplicated_attributes)]
 
 pub mod condition;
 pub mod crd;

@@ -6,16 +6,16 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, Pro
 use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource, ResourceExt};
 
-use super::{Context, build};
 use super::decide::{Change, Plan};
 use super::observed::Observed;
+use super::{Context, build};
 use crate::api::status::{EventType as RunEventType, Stage};
 use crate::api::{FinetuneRun, MANAGER};
 
 /// A write that failed; the run is looked at again with backoff.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
-pub(super) struct Error {
+pub struct Error {
     what: String,
     #[source]
     source: kube::Error,

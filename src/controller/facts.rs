@@ -203,10 +203,7 @@ mod tests {
         assert_eq!(JobSeen::of(&job("another"), "uid-1"), JobSeen::Foreign);
         let at = "2026-01-01T00:00:00Z".parse().unwrap();
         let outcome = Outcome::Failed { reason: "PodFailurePolicy".into(), message: "exit code 20".into(), at };
-        assert_eq!(
-            JobSeen::of(&job("uid-1"), "uid-1"),
-            JobSeen::Own(JobFacts { uid: "job-1".into(), deleting: false, suspended: false, outcome })
-        );
+        assert_eq!(JobSeen::of(&job("uid-1"), "uid-1"), JobSeen::Own(JobFacts { uid: "job-1".into(), deleting: false, suspended: false, outcome }));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The controller: `observe` reads, `decide` is pure, `apply` writes, one step per reconcile.
 
-mod apply;
+pub mod apply;
 pub mod build;
 pub mod classify;
 pub mod decide;
 pub mod facts;
 mod known;
-mod observe;
+pub mod observe;
 pub mod observed;
 mod reconcile;
 pub mod settings;

@@ -13,9 +13,7 @@ use super::observed::{Catalogue, Observed, ServiceAccountSeen, SnapshotSeen};
 use super::snapshot::{self, Snapshot};
 use crate::api::defaults::{self, NamespaceDefaults};
 use crate::api::status::Stage;
-use crate::api::{
-    DEFAULT_SERVICE_ACCOUNT, FinetuneModel, FinetuneRun, FinetuneRunStatus, FinetuneRuntime, SERVICE_ACCOUNT_OPT_IN, names,
-};
+use crate::api::{DEFAULT_SERVICE_ACCOUNT, FinetuneModel, FinetuneRun, FinetuneRunStatus, FinetuneRuntime, SERVICE_ACCOUNT_OPT_IN, names};
 
 /// Seconds after which a container that does not start has its events looked up.
 const PATIENCE: i64 = 10;
@@ -23,7 +21,7 @@ const PATIENCE: i64 = 10;
 /// A read that failed; the run is looked at again with backoff.
 #[derive(Debug, thiserror::Error)]
 #[error("read {what}")]
-pub(super) struct Error {
+pub struct Error {
     what: String,
     #[source]
     source: kube::Error,
@@ -130,14 +128,7 @@ async fn read_pods(ctx: &Context, namespace: &str, run_uid: &str, status: &Finet
         _ => current.uid.clone(),
     };
     let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), namespace);
-    let selector = format!(
-        "{}={run_uid},{}={},{}={}",
-        names::RUN_UID,
-        names::STAGE,
-        current.stage.as_str(),
-        names::NUMBER,
-        current.number
-    );
+    let selector = format!("{}={run_uid},{}={},{}={}", names::RUN_UID, names::STAGE, current.stage.as_str(), names::NUMBER, current.number);
     let list = pods.list(&ListParams::default().labels(&selector)).await.map_err(reading(format!("pods of Job {namespace}/{}", current.name)))?;
     let mut facts = Vec::new();
     for pod in list.items.iter().filter(|pod| controller_uid(&pod.metadata) == job_uid.as_deref()) {

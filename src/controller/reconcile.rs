@@ -72,6 +72,8 @@ pub enum Error {
     Timeout(#[from] tokio::time::error::Elapsed),
 }
 
+// The signatures of the next two are kube's.
+#[allow(clippy::needless_pass_by_value)]
 async fn reconcile(run: Arc<Watched>, ctx: Arc<Context>) -> Result<Action, Error> {
     if let Err(error) = &run.0 {
         tracing::warn!(run = %ObjectRef::from_obj(run.as_ref()), error = error as &dyn std::error::Error, "a stored FinetuneRun cannot be read");
@@ -100,6 +102,7 @@ async fn step(ctx: &Context, namespace: &str, name: &str) -> Result<Action, Erro
     }
 }
 
+#[allow(clippy::needless_pass_by_value)]
 fn error_policy(run: Arc<Watched>, _: &Error, ctx: Arc<Context>) -> Action {
     let mut failures = ctx.failures.lock().unwrap_or_else(PoisonError::into_inner);
     let count = failures.entry(ObjectRef::from_obj(run.as_ref())).or_default();
@@ -118,13 +121,12 @@ where
 /// The store of watched runs, and the future that reconciles those of one namespace, or of all, until `shutdown`. `triggers`
 /// are runs whose reports changed.
 pub fn run(
-    ctx: Arc<Context>,
-    namespace: Option<String>,
+    ctx: &Arc<Context>,
+    namespace: Option<&str>,
     triggers: impl Stream<Item = (String, String)> + Send + 'static,
     shutdown: CancellationToken,
 ) -> (RunStore, impl Future<Output = ()> + Send) {
     let client = &ctx.client;
-    let namespace = namespace.as_deref();
     let ours = watcher::Config::default().labels(&format!("{}={MANAGER}", names::MANAGED_BY));
     let controller = Controller::new(api::<Watched>(client, namespace), watcher::Config::default());
     let store = controller.store();

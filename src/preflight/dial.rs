@@ -240,8 +240,7 @@ fn client(policy: Option<&Arc<Policy>>) -> Result<reqwest::Client, reqwest::Erro
     };
     builder().build().or_else(|_| {
         // An image without CA certificates can still reach plain HTTP; HTTPS then says that the certificate is not trusted.
-        let trust_nobody =
-            rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+        let trust_nobody = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
         builder().tls_backend_preconfigured(trust_nobody).build()
     })
 }

@@ -71,9 +71,10 @@ impl Failure {
         match status {
             401 => Self::credential("Unauthenticated", format!("cannot {doing}: the server answered {status}{code} to {credential}; check it")),
             403 => Self::credential("AccessDenied", format!("cannot {doing}: the server answered {status}{code} to {credential}; give it access")),
-            300..=399 => {
-                Self::user("Redirected", format!("cannot {doing}: the server redirects elsewhere ({status}), which is not followed; name the final address"))
-            }
+            300..=399 => Self::user(
+                "Redirected",
+                format!("cannot {doing}: the server redirects elsewhere ({status}), which is not followed; name the final address"),
+            ),
             _ if answer.is_transient() => {
                 Self::infrastructure("ServiceUnavailable", format!("cannot {doing}: the server answered {status}{code} each time it was asked"))
             }
@@ -161,7 +162,9 @@ impl Asked {
             (object_store::Error::NotFound { .. }, ..) => {
                 Failure::user("ObjectMissing", format!("{place} does not exist; upload it or name another"))
             }
-            (_, Some(408 | 429 | 500..=599), _) => Failure::infrastructure("ServiceUnavailable", format!("{cannot}: {answered} each time it was asked")),
+            (_, Some(408 | 429 | 500..=599), _) => {
+                Failure::infrastructure("ServiceUnavailable", format!("{cannot}: {answered} each time it was asked"))
+            }
             (_, Some(_), _) => Failure::user("RequestRefused", format!("{cannot}: {answered}; check the bucket, the path and spec.s3")),
             (_, None, Some(HttpErrorKind::Timeout)) => Failure::infrastructure("TimedOut", format!("{cannot}: the store did not answer in time")),
             (_, None, Some(_)) => Failure::infrastructure("Unreachable", format!("{cannot}: no connection to the store")),

@@ -200,11 +200,7 @@ mod tests {
     #[test]
     fn profiles_are_read_as_the_sdks_read_them() {
         let text = "; c\n[default]\naws_access_key_id = a=b\n[profile two]\n  region= eu-west-1 \nlost\n[empty]\n";
-        let expected = [
-            ("default", vec![("aws_access_key_id", "a=b")]),
-            ("two", vec![("region", "eu-west-1")]),
-            ("empty", vec![]),
-        ];
+        let expected = [("default", vec![("aws_access_key_id", "a=b")]), ("two", vec![("region", "eu-west-1")]), ("empty", vec![])];
         let expected: BTreeMap<String, Profile> = expected
             .into_iter()
             .map(|(name, keys)| (name.to_owned(), keys.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()))

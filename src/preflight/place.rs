@@ -63,7 +63,9 @@ pub enum PlaceError {
     #[error("{0} is not an address of a file: write https://host/path, without user name, password, query and fragment")]
     Web(String),
     /// Another scheme, or none.
-    #[error("{0} is not a place that is known: use s3://, gs://, az://, oci://, pvc://, https://, dbfs:/Volumes/, a dataset with its split or a table")]
+    #[error(
+        "{0} is not a place that is known: use s3://, gs://, az://, oci://, pvc://, https://, dbfs:/Volumes/, a dataset with its split or a table"
+    )]
     Unknown(String),
 }
 

@@ -347,11 +347,7 @@ mod tests {
         for (pointer, bad, message) in [
             ("/train", json!(""), "train of the plan is empty"),
             ("/train", json!(long), "train of the plan is too long"),
-            (
-                "/saveFolder",
-                json!("s3://a/\"b"),
-                "saveFolder of the plan has a control character, a quote or a backslash",
-            ),
+            ("/saveFolder", json!("s3://a/\"b"), "saveFolder of the plan has a control character, a quote or a backslash"),
             ("/run/name", json!("../other"), "run.name of the plan is not a plain name"),
             ("/secrets/0/key", json!("a/b"), "secrets.key of the plan is not a plain name"),
             ("/contextLength", json!(0), "contextLength of the plan must be at least 1"),

@@ -228,7 +228,9 @@ fn unmounted(text: &str) -> Failure {
 fn unusable(asked: &Asked) -> Failure {
     let Asked { place, keys, .. } = asked;
     match &asked.secret {
-        Some(secret) => Failure::credential("CredentialMalformed", format!("cannot open {place}: {keys} in Secret {secret} cannot be used; check it")),
+        Some(secret) => {
+            Failure::credential("CredentialMalformed", format!("cannot open {place}: {keys} in Secret {secret} cannot be used; check it"))
+        }
         None => Failure::credential("NoCredentials", format!("cannot open {place}: the run names no Secret for it; name one in spec.secrets")),
     }
 }

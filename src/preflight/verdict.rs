@@ -303,8 +303,7 @@ impl Verdict {
     }
 
     fn halve_longest_message(&mut self) -> bool {
-        let longest =
-            self.checks.iter_mut().filter_map(|check| check.message.as_mut()).max_by_key(|message| message.len());
+        let longest = self.checks.iter_mut().filter_map(|check| check.message.as_mut()).max_by_key(|message| message.len());
         match longest {
             Some(message) if message.len() > USEFUL_MESSAGE_BYTES => {
                 let keep = (message.len() / 2).max(USEFUL_MESSAGE_BYTES - '…'.len_utf8());
@@ -347,9 +346,7 @@ impl Check {
 
 /// Whether a word can be the reason of a Kubernetes condition.
 fn is_reason(word: &str) -> bool {
-    word.len() <= 64
-        && word.starts_with(|c: char| c.is_ascii_alphabetic())
-        && word.chars().all(|c| c.is_ascii_alphanumeric())
+    word.len() <= 64 && word.starts_with(|c: char| c.is_ascii_alphabetic()) && word.chars().all(|c| c.is_ascii_alphanumeric())
 }
 
 /// Control characters could forge lines in a terminal or a log.
@@ -390,9 +387,7 @@ mod tests {
         let credential = failed(CheckName::SaveFolder, FailureClass::CredentialError, "AccessDenied", "m");
         let missing = failed(CheckName::Secrets, FailureClass::CredentialError, "SecretMissing", "m");
         let data = failed(CheckName::TrainRows, FailureClass::DataError, "BadRows", "m");
-        let code = |checks: &[&Check]| {
-            Verdict::new("h".into(), checks.iter().copied().cloned().collect(), None, None).exit_code()
-        };
+        let code = |checks: &[&Check]| Verdict::new("h".into(), checks.iter().copied().cloned().collect(), None, None).exit_code();
         assert_eq!(code(&[&data, &credential, &missing]), 31);
         assert_eq!(code(&[&data, &credential]), 30);
         assert_eq!(code(&[&data]), 20);
@@ -425,19 +420,10 @@ mod tests {
     #[test]
     fn a_verdict_that_contradicts_itself_is_refused() {
         for (text, why) in [
-            (
-                r#"{"version":2,"stage":"preflight","specHash":"h","passed":true,"checks":[{"name":"Claim","passed":true}]}"#,
-                "version",
-            ),
+            (r#"{"version":2,"stage":"preflight","specHash":"h","passed":true,"checks":[{"name":"Claim","passed":true}]}"#, "version"),
             (r#"{"version":1,"stage":"preflight","specHash":"h","passed":true,"checks":[]}"#, "no checks"),
-            (
-                r#"{"version":1,"stage":"preflight","specHash":"h","passed":false,"checks":[{"name":"Claim","passed":true}]}"#,
-                "contradicts",
-            ),
-            (
-                r#"{"version":1,"stage":"preflight","specHash":"h","passed":false,"checks":[{"name":"Claim","passed":false}]}"#,
-                "no class",
-            ),
+            (r#"{"version":1,"stage":"preflight","specHash":"h","passed":false,"checks":[{"name":"Claim","passed":true}]}"#, "contradicts"),
+            (r#"{"version":1,"stage":"preflight","specHash":"h","passed":false,"checks":[{"name":"Claim","passed":false}]}"#, "no class"),
             (
                 r#"{"version":1,"stage":"preflight","specHash":"h","passed":true,"checks":[{"name":"Wandb","passed":true},{"name":"Claim","passed":true}]}"#,
                 "order",
@@ -505,10 +491,7 @@ mod tests {
                 None => Check::pass(name),
                 Some((class, message)) => {
                     let class = [FailureClass::UserError, FailureClass::CredentialError][class];
-                    Check {
-                        field: Some("spec.experimentTracker.mlflow.modelRegistryPath".into()),
-                        ..failed(name, class, "SplitMissing", &message)
-                    }
+                    Check { field: Some("spec.experimentTracker.mlflow.modelRegistryPath".into()), ..failed(name, class, "SplitMissing", &message) }
                 }
             });
             Verdict::new(

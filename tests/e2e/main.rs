@@ -2,6 +2,7 @@
 
 #[path = "../../demo/bed.rs"]
 mod bed;
+#[allow(dead_code)]
 #[path = "../../demo/follow.rs"]
 mod follow;
 mod refusals;

@@ -23,14 +23,14 @@ async fn fails(scene: &Scene, example: &str, name: &str, changes: Value, class: 
     Ok(status)
 }
 
-pub async fn a_wrong_secret_fails_before_any_training(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_wrong_secret_fails_before_any_training(scene: &Scene) -> Result<()> {
     let status = fails(scene, "bad-secret", "bad-secret", json!({}), FailureClass::CredentialError, &["spec.saveFolder", "s3-wrong"]).await?;
     let failure = status.failure.ok_or("there is no failure")?;
     assert!((30..40).contains(&failure.exit_code.ok_or("there is no exit code")?));
     Ok(())
 }
 
-pub async fn a_broken_chat_row_fails_before_any_training(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_broken_chat_row_fails_before_any_training(scene: &Scene) -> Result<()> {
     fails(scene, "bad-row", "bad-row", json!({}), FailureClass::DataError, &["spec.trainDataPath", "line"]).await.map(|_| ())
 }
 
@@ -49,7 +49,7 @@ async fn waits(scene: &Scene, name: &str, secret: &str, reason: &str, words: &[&
     Ok(())
 }
 
-pub async fn a_missing_secret_is_waited_for_by_name(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_missing_secret_is_waited_for_by_name(scene: &Scene) -> Result<()> {
     waits(scene, "no-secret", "s3-later", "SecretMissing", &["s3-later"]).await?;
     scene.bed.s3_secret("s3-later", scene.bed.value("TESTBED_S3_KEY"), scene.bed.value("TESTBED_S3_SECRET")).await?;
     scene.until("no-secret", PREFLIGHT, |status| event_types(status).contains(&"CHECK_PASSED")).await?;
@@ -57,7 +57,7 @@ pub async fn a_missing_secret_is_waited_for_by_name(scene: &Scene) -> Result<()>
     Ok(())
 }
 
-pub async fn a_secret_without_its_key_is_waited_for_by_key(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_secret_without_its_key_is_waited_for_by_key(scene: &Scene) -> Result<()> {
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3-half", "namespace": TEAM}, "stringData": {"AWS_ACCESS_KEY_ID": "finetune"}});
     scene.bed.apply_object(&secret).await?;
     waits(scene, "half-secret", "s3-half", "KeyMissing", &["s3-half", "AWS_SECRET_ACCESS_KEY"]).await?;
@@ -65,36 +65,37 @@ pub async fn a_secret_without_its_key_is_waited_for_by_key(scene: &Scene) -> Res
     Ok(())
 }
 
-pub async fn a_save_folder_without_write_permission_is_refused(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_save_folder_without_write_permission_is_refused(scene: &Scene) -> Result<()> {
     let changes = json!({"secrets": [{"name": "s3-readonly", "kind": "s3"}]});
     fails(scene, "instruction", "readonly", changes, FailureClass::CredentialError, &["spec.saveFolder", "s3-readonly"]).await.map(|_| ())
 }
 
-pub async fn data_that_do_not_exist_are_refused(scene: &Scene) -> Result<()> {
+pub(crate) async fn data_that_do_not_exist_are_refused(scene: &Scene) -> Result<()> {
     let changes = json!({"trainDataPath": "s3://data/nowhere/train.jsonl"});
-    fails(scene, "instruction", "no-data", changes, FailureClass::UserError, &["spec.trainDataPath", "s3://data/nowhere/train.jsonl"]).await.map(|_| ())
+    fails(scene, "instruction", "no-data", changes, FailureClass::UserError, &["spec.trainDataPath", "s3://data/nowhere/train.jsonl"])
+        .await
+        .map(|_| ())
 }
 
 /// Makes a run whose training data are `text`.
 async fn with_rows(scene: &Scene, name: &str, text: &str, words: &[&str]) -> Result<()> {
-    use object_store::{ObjectStore, ObjectStoreExt};
+    use object_store::ObjectStoreExt;
     let key = format!("e2e/{name}.jsonl");
     let store = scene.bed.bucket("data")?;
     store.put(&object_store::path::Path::from(key.as_str()), text.to_owned().into()).await?;
-    drop::<&dyn ObjectStore>(&store);
     let changes = json!({"trainDataPath": format!("s3://data/{key}")});
     fails(scene, "instruction", name, changes, FailureClass::DataError, words).await.map(|_| ())
 }
 
-pub async fn empty_data_are_refused(scene: &Scene) -> Result<()> {
+pub(crate) async fn empty_data_are_refused(scene: &Scene) -> Result<()> {
     with_rows(scene, "empty", "", &["spec.trainDataPath", "empty"]).await
 }
 
-pub async fn a_row_that_is_not_json_is_refused(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_row_that_is_not_json_is_refused(scene: &Scene) -> Result<()> {
     with_rows(scene, "not-json", "{\"prompt\": \"a\", \"response\": \"b\"}\nnot json\n", &["spec.trainDataPath", "line 2"]).await
 }
 
-pub async fn rows_with_wrong_keys_are_refused(scene: &Scene) -> Result<()> {
+pub(crate) async fn rows_with_wrong_keys_are_refused(scene: &Scene) -> Result<()> {
     with_rows(scene, "wrong-keys", "{\"question\": \"a\", \"answer\": \"b\"}\n", &["line 1", "UnknownExampleType"]).await
 }
 
@@ -112,16 +113,16 @@ async fn not_accepted(scene: &Scene, name: &str, changes: Value, reason: &str, w
     Ok(())
 }
 
-pub async fn an_unknown_model_names_the_closest(scene: &Scene) -> Result<()> {
+pub(crate) async fn an_unknown_model_names_the_closest(scene: &Scene) -> Result<()> {
     not_accepted(scene, "no-model", json!({"model": "demo/tiny-lama"}), "ModelNotFound", &["spec.model", "demo/tiny-lama", "demo/tiny-llama"]).await
 }
 
-pub async fn a_context_length_above_the_maximum_names_both_numbers(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_context_length_above_the_maximum_names_both_numbers(scene: &Scene) -> Result<()> {
     not_accepted(scene, "too-long", json!({"contextLength": 4096}), "ContextTooLong", &["spec.contextLength", "4096", "512"]).await
 }
 
 /// A run that was deleted and made anew under its name must not take over what the first one wrote.
-pub async fn a_save_folder_of_another_run_is_refused(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_save_folder_of_another_run_is_refused(scene: &Scene) -> Result<()> {
     use object_store::ObjectStoreExt;
     let owner = json!({"version": 1, "uid": "somebody-else", "namespace": TEAM, "name": "taken", "specHash": "x"}).to_string();
     scene.bed.bucket("out")?.put(&object_store::path::Path::from("team-a/taken/owner.json"), owner.into()).await?;

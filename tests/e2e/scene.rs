@@ -16,27 +16,27 @@ use crate::follow::Follower;
 use crate::tracker::Tracker;
 
 /// Long enough for all trainings of this test one after the other.
-pub const TRAINING: Duration = Duration::from_secs(1500);
+pub(crate) const TRAINING: Duration = Duration::from_secs(1500);
 /// A preflight on a busy machine.
-pub const PREFLIGHT: Duration = Duration::from_secs(240);
+pub(crate) const PREFLIGHT: Duration = Duration::from_secs(240);
 
-pub struct Scene {
-    pub bed: Bed,
-    pub tracker: Tracker,
+pub(crate) struct Scene {
+    pub(crate) bed: Bed,
+    pub(crate) tracker: Tracker,
 }
 
 impl Scene {
-    pub fn new(bed: Bed) -> Self {
+    pub(crate) fn new(bed: Bed) -> Self {
         let tracker = Tracker::new(&bed.mlflow);
         Self { bed, tracker }
     }
 
-    pub fn runs(&self) -> Api<FinetuneRun> {
+    pub(crate) fn runs(&self) -> Api<FinetuneRun> {
         Api::namespaced(self.bed.client.clone(), TEAM)
     }
 
     /// Makes a run from an example, under another name and with `changes` merged into its spec.
-    pub async fn create(&self, example: &str, name: &str, changes: Value) -> Result<FinetuneRun> {
+    pub(crate) async fn create(&self, example: &str, name: &str, changes: Value) -> Result<FinetuneRun> {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(format!("{example}.yaml"));
         let mut run: FinetuneRun = serde_saphyr::from_str(&std::fs::read_to_string(file)?)?;
         run.metadata.name = Some(name.to_owned());
@@ -54,37 +54,37 @@ impl Scene {
     }
 
     /// Waits until `done` holds for the run's status.
-    pub async fn until(&self, name: &str, limit: Duration, mut done: impl FnMut(&FinetuneRunStatus) -> bool) -> Result<FinetuneRun> {
+    pub(crate) async fn until(&self, name: &str, limit: Duration, mut done: impl FnMut(&FinetuneRunStatus) -> bool) -> Result<FinetuneRun> {
         let mut follower = Follower::new(&self.bed, true);
         let runs = follower.until(&[name], limit, |all| done(&all[0])).await?;
         runs.into_iter().next().ok_or_else(|| "no run".into())
     }
 
     /// Waits until the run has ended for good.
-    pub async fn end(&self, name: &str, limit: Duration) -> Result<FinetuneRun> {
+    pub(crate) async fn end(&self, name: &str, limit: Duration) -> Result<FinetuneRun> {
         self.until(name, limit, |status| status.phase.is_some_and(Phase::is_sink)).await
     }
 
-    pub async fn suspend(&self, name: &str, suspend: bool) -> Result<()> {
+    pub(crate) async fn suspend(&self, name: &str, suspend: bool) -> Result<()> {
         let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
         self.runs().patch(name, &PatchParams::default(), &patch).await?;
         Ok(())
     }
 
     /// Jobs of a stage of a run.
-    pub async fn jobs(&self, run: &str, stage: &str) -> Result<Vec<Job>> {
+    pub(crate) async fn jobs(&self, run: &str, stage: &str) -> Result<Vec<Job>> {
         let jobs: Api<Job> = Api::namespaced(self.bed.client.clone(), TEAM);
         Ok(jobs.list(&selector(&format!("finetune.dev/run={run},finetune.dev/stage={stage}"))).await?.items)
     }
 
     /// Pods of a run.
-    pub async fn pods(&self, run: &str) -> Result<Vec<Pod>> {
+    pub(crate) async fn pods(&self, run: &str) -> Result<Vec<Pod>> {
         let pods: Api<Pod> = Api::namespaced(self.bed.client.clone(), TEAM);
         Ok(pods.list(&selector(&format!("finetune.dev/run={run}"))).await?.items)
     }
 
     /// Polls `holds` until it does.
-    pub async fn wait<F, Fut>(&self, what: &str, limit: Duration, mut holds: F) -> Result<()>
+    pub(crate) async fn wait<F, Fut>(&self, what: &str, limit: Duration, mut holds: F) -> Result<()>
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<bool>>,
@@ -100,7 +100,7 @@ impl Scene {
     }
 
     /// Prints what a person would look at after a failure.
-    pub async fn explain(&self) {
+    pub(crate) async fn explain(&self) {
         for arguments in [
             vec!["get", "finetuneruns,jobs,pods", "-A", "-o", "wide"],
             vec!["get", "events", "-n", TEAM, "--sort-by=.lastTimestamp"],
@@ -122,11 +122,11 @@ fn selector(labels: &str) -> ListParams {
 }
 
 /// The types of a run's events, in order.
-pub fn event_types(status: &FinetuneRunStatus) -> Vec<&'static str> {
+pub(crate) fn event_types(status: &FinetuneRunStatus) -> Vec<&'static str> {
     status.events.iter().map(|event| event.type_.as_str()).collect()
 }
 
 /// Which conditions are true.
-pub fn true_conditions(status: &FinetuneRunStatus) -> Vec<&str> {
+pub(crate) fn true_conditions(status: &FinetuneRunStatus) -> Vec<&str> {
     status.conditions.iter().filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect()
 }

@@ -1,15 +1,15 @@
 //! What must hold after all runs: no credential anywhere but in its Secret, and an operator that never asked for one.
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, LogParams};
-use k8s_openapi::api::core::v1::Pod;
 
 use crate::bed::{Result, TEAM};
 use crate::scene::Scene;
 
 const NAMESPACES: [&str; 2] = [TEAM, "finetune-system"];
 
-pub async fn no_credential_left_its_secret(scene: &Scene) -> Result<()> {
+pub(crate) async fn no_credential_left_its_secret(scene: &Scene) -> Result<()> {
     let secrets = [scene.bed.value("TESTBED_S3_SECRET"), scene.bed.value("TESTBED_S3_READONLY_SECRET"), "not-the-secret-key"];
     assert!(secrets.iter().all(|secret| secret.len() > 8));
     let mut places = vec![("the objects of all kinds but Secrets".to_owned(), objects(scene).await?)];
@@ -43,7 +43,7 @@ async fn objects(scene: &Scene) -> Result<String> {
 }
 
 /// From the API server's own audit log, which the operator cannot write.
-pub async fn the_operator_never_asked_for_a_secret(scene: &Scene) -> Result<()> {
+pub(crate) async fn the_operator_never_asked_for_a_secret(scene: &Scene) -> Result<()> {
     let log = std::fs::read_to_string(scene.bed.value("TESTBED_AUDIT_LOG"))?;
     let operator = "system:serviceaccount:finetune-system:finetune-operator";
     let (mut requests, mut of_secrets, mut refused) = (0, 0, Vec::new());

@@ -42,7 +42,11 @@ fn assert_completed(status: &FinetuneRunStatus, name: &str) {
     let progress = status.progress.clone().unwrap_or_default();
     assert_eq!((progress.percent, progress.summary.as_deref(), progress.eta), (Some(100), Some("100%"), None));
     assert!(progress.step.is_some_and(|step| step > 0) && progress.step == progress.total_steps, "{:?}", status.progress);
-    assert!(progress.loss.is_some_and(f64::is_finite) && progress.learning_rate.is_some() && progress.last_heard_from.is_some(), "{:?}", status.progress);
+    assert!(
+        progress.loss.is_some_and(f64::is_finite) && progress.learning_rate.is_some() && progress.last_heard_from.is_some(),
+        "{:?}",
+        status.progress
+    );
     let newest: Vec<_> = status.checkpoints.iter().filter(|c| c.newest).collect();
     assert_eq!(newest.len(), 1, "{:?}", status.checkpoints);
     assert_eq!(Some(newest[0].step), progress.step);
@@ -121,7 +125,7 @@ async fn restarts(scene: &Scene) -> Result<i32> {
     Ok(list.items.iter().flat_map(|pod| pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten())).map(|c| c.restart_count).sum())
 }
 
-pub async fn an_instruction_finetune_survives_a_kill_of_the_operator_and_is_registered(scene: &Scene) -> Result<()> {
+pub(crate) async fn an_instruction_finetune_survives_a_kill_of_the_operator_and_is_registered(scene: &Scene) -> Result<()> {
     let name = "instruction";
     let run = scene.create("instruction", name, json!({})).await?;
     scene.until(name, TRAINING, is_training).await?;
@@ -134,7 +138,10 @@ pub async fn an_instruction_finetune_survives_a_kill_of_the_operator_and_is_regi
     let status = scene.end(name, TRAINING).await?.status.unwrap_or_default();
     assert_completed(&status, name);
     assert_events(&status, 1);
-    assert_eq!((scene.jobs(name, "preflight").await?.len(), scene.jobs(name, "train").await?.len(), scene.jobs(name, "register").await?.len()), (1, 1, 1));
+    assert_eq!(
+        (scene.jobs(name, "preflight").await?.len(), scene.jobs(name, "train").await?.len(), scene.jobs(name, "register").await?.len()),
+        (1, 1, 1)
+    );
     assert_eq!((status.attempt, status.attempts.len()), (Some(0), 1));
     assert_eq!((status.attempts[0].reason.as_deref(), status.attempts[0].exit_code), (Some("Completed"), Some(0)));
     assert_kubernetes_events(scene, name, &status).await?;
@@ -148,8 +155,8 @@ pub async fn an_instruction_finetune_survives_a_kill_of_the_operator_and_is_regi
     let model = status.registered_model.clone().ok_or("there is no registered model")?;
     assert_eq!((model.name.as_str(), model.version.as_str(), model.uri.as_str()), (wanted.as_str(), "1", format!("models:/{wanted}/1").as_str()));
 
-    let run_id = status.tracking.as_ref().and_then(|t| t.mlflow.as_ref()).map(|m| m.run_id.clone()).unwrap_or_default();
-    let artifacts = scene.tracker.artifacts(&run_id).await?;
+    let tracked = status.tracking.as_ref().and_then(|t| t.mlflow.as_ref()).map(|m| m.run_id.clone()).unwrap_or_default();
+    let artifacts = scene.tracker.artifacts(&tracked).await?;
     assert!(artifacts.iter().any(|path| path.contains("generations")), "{artifacts:?}");
     let prompt = run.spec.eval_prompts.iter().flatten().next().ok_or("the example has no prompt")?.clone();
     let said = answer(scene, &status, &prompt).await?;
@@ -157,7 +164,7 @@ pub async fn an_instruction_finetune_survives_a_kill_of_the_operator_and_is_regi
     Ok(())
 }
 
-pub async fn a_chat_finetune_is_suspended_and_goes_on_from_its_checkpoint(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_chat_finetune_is_suspended_and_goes_on_from_its_checkpoint(scene: &Scene) -> Result<()> {
     let name = "chat";
     scene.create("chat", name, json!({})).await?;
     scene.until(name, TRAINING, |status| status.checkpoints.iter().any(|c| c.newest) && is_training(status)).await?;
@@ -184,7 +191,7 @@ pub async fn a_chat_finetune_is_suspended_and_goes_on_from_its_checkpoint(scene:
     assert_tracked(scene, name, &status, false).await
 }
 
-pub async fn a_folder_of_text_is_pretrained_on(scene: &Scene) -> Result<()> {
+pub(crate) async fn a_folder_of_text_is_pretrained_on(scene: &Scene) -> Result<()> {
     let name = "pretrain";
     scene.create("pretrain", name, json!({})).await?;
     let status = scene.end(name, TRAINING).await?.status.unwrap_or_default();
@@ -195,15 +202,16 @@ pub async fn a_folder_of_text_is_pretrained_on(scene: &Scene) -> Result<()> {
     assert_tracked(scene, name, &status, false).await
 }
 
-pub async fn deleting_a_run_in_mid_training_leaves_no_pod(scene: &Scene) -> Result<()> {
+pub(crate) async fn deleting_a_run_in_mid_training_leaves_no_pod(scene: &Scene) -> Result<()> {
     let name = "deleted";
     scene.create("pretrain", name, json!({"trainingDuration": "50ep"})).await?;
     scene.until(name, TRAINING, is_training).await?;
     scene.runs().delete(name, &DeleteParams::default()).await?;
-    scene.wait("all pods and Jobs of the run are gone", Duration::from_secs(180), || async {
-        Ok(scene.pods(name).await?.is_empty() && scene.jobs(name, "train").await?.is_empty() && scene.jobs(name, "preflight").await?.is_empty())
-    })
-    .await?;
+    scene
+        .wait("all pods and Jobs of the run are gone", Duration::from_secs(180), || async {
+            Ok(scene.pods(name).await?.is_empty() && scene.jobs(name, "train").await?.is_empty() && scene.jobs(name, "preflight").await?.is_empty())
+        })
+        .await?;
     assert!(scene.runs().get_opt(name).await?.is_none());
     let keys = scene.bed.keys("out", &format!("team-a/{name}")).await?;
     assert!(keys.keys().any(|key| key.ends_with("owner.json")), "outputs stay: {keys:?}");

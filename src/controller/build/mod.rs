@@ -35,9 +35,9 @@ use crate::api::{FinetuneRun, names};
 
 pub use preflight::preflight;
 pub use register::register;
-pub use train::{service, train};
 #[cfg(test)]
 pub(crate) use train::yaml;
+pub use train::{service, train};
 
 /// Key of the report endpoint's CA in its `ConfigMap`.
 pub const CA_KEY: &str = "ca.crt";

@@ -198,10 +198,9 @@ fn attachments(subject: &Subject) -> Vec<Attachment> {
 fn resources(subject: &Subject) -> ResourceRequirements {
     let size = subject.size();
     let memory = gib(size.memory_gib);
-    let mut requests: BTreeMap<_, _> =
-        [("cpu", processors(size.cpus)), ("memory", memory.clone()), ("ephemeral-storage", gib(size.scratch_gib))]
-            .map(|(name, amount)| (name.to_owned(), amount))
-            .into();
+    let mut requests: BTreeMap<_, _> = [("cpu", processors(size.cpus)), ("memory", memory.clone()), ("ephemeral-storage", gib(size.scratch_gib))]
+        .map(|(name, amount)| (name.to_owned(), amount))
+        .into();
     let mut limits = BTreeMap::from([("memory".to_owned(), memory)]);
     if subject.resolved.gpus_per_node > 0 {
         let gpus = (subject.snapshot.runtime.gpu_resource.clone(), Quantity(subject.resolved.gpus_per_node.to_string()));

@@ -34,7 +34,12 @@ pub(super) fn accept(draft: &mut Draft<'_>) -> Change {
         SnapshotSeen::Own(old) if **old != snapshot => Change::DeleteSnapshot(snapshot_name(seen)),
         SnapshotSeen::Own(_) => {
             draft.status.spec_hash = Some(hash);
-            draft.set(ConditionType::Accepted, Some(true), "Accepted", &format!("model {} and runtime {} are resolved", resolved.model, resolved.runtime));
+            draft.set(
+                ConditionType::Accepted,
+                Some(true),
+                "Accepted",
+                &format!("model {} and runtime {} are resolved", resolved.model, resolved.runtime),
+            );
             if resolved.register_to.is_none() {
                 draft.set(ConditionType::Registered, Some(true), "NotRequested", "registerTo is not set");
             }
@@ -101,7 +106,8 @@ fn resolve_run(seen: &Observed, catalogue: &Catalogue) -> Result<(Snapshot, Reso
         return refuse("ModelNotFound", "spec.model", format!("spec.model: no FinetuneModel has the name {}: {advice}", spec.model));
     };
     let Some((runtime_object, runtime)) = &catalogue.runtime else {
-        let message = format!("FinetuneModel {model_object} names the FinetuneRuntime {}, which does not exist: an admin must make it", model.runtime);
+        let message =
+            format!("FinetuneModel {model_object} names the FinetuneRuntime {}, which does not exist: an admin must make it", model.runtime);
         return refuse("RuntimeNotFound", "spec.model", message);
     };
     let metadata = &seen.run.metadata;

@@ -7,10 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{Change, Plan, RESYNC, phase};
 use crate::api::condition::{self, ConditionType, condition};
-use crate::api::status::{
-    Attempt, CurrentJob, EventType, Failure, FailureClass, FinetuneRunStatus, GpuHours, MlflowRun, Phase, RunEvent, Stage,
-};
+use crate::api::status::{Attempt, CurrentJob, EventType, Failure, FailureClass, FinetuneRunStatus, GpuHours, MlflowRun, Phase, RunEvent, Stage};
 use crate::controller::classify::cut;
+use crate::controller::facts::PodFacts;
 use crate::controller::observed::Observed;
 
 const MAX_EVENTS: usize = 64;
@@ -148,7 +147,7 @@ impl<'a> Draft<'a> {
         if current.stage != Stage::Train {
             return;
         }
-        let ended = self.seen.pods.iter().filter_map(|pod| pod.ended_at()).max().unwrap_or(self.seen.now);
+        let ended = self.seen.pods.iter().filter_map(PodFacts::ended_at).max().unwrap_or(self.seen.now);
         let gpus = self.status.resolved.as_ref().map_or(0, |r| r.nodes * r.gpus_per_node);
         let newest = self.status.checkpoints.iter().find(|c| c.newest).map(|c| c.time.0);
         if let Some(attempt) = self.status.attempts.iter_mut().find(|a| a.number == current.number) {

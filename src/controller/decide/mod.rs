@@ -88,9 +88,8 @@ fn step(draft: &mut Draft<'_>) -> Change {
     if draft.status.spec_hash.is_none() {
         return accept::accept(draft);
     }
-    let snapshot = match &seen.snapshot {
-        SnapshotSeen::Own(snapshot) => snapshot,
-        _ => return accept::restore(draft),
+    let SnapshotSeen::Own(snapshot) = &seen.snapshot else {
+        return accept::restore(draft);
     };
     let Some(current) = draft.status.current_job.clone() else {
         return choose(draft);
@@ -203,7 +202,9 @@ fn create(draft: &mut Draft<'_>, current: &CurrentJob, snapshot: &Snapshot) -> C
         ServiceAccountSeen::Absent => {
             draft.blocked(
                 "ServiceAccountMissing",
-                format!("spec.serviceAccountName: ServiceAccount {account} does not exist in this namespace: kubectl create serviceaccount {account}"),
+                format!(
+                    "spec.serviceAccountName: ServiceAccount {account} does not exist in this namespace: kubectl create serviceaccount {account}"
+                ),
             );
             return Change::Keep;
         }

@@ -33,12 +33,18 @@ pub(super) fn summarize(draft: &Draft<'_>) -> Summary {
         return summary(Phase::Pending, "Accepting", "model and runtime are being resolved");
     }
     match (draft.stop_wanted(), &status.current_job) {
-        (Some(_), Some(job)) => return summary(Phase::Terminating, "Stopping", format!("Job {} is being stopped; its checkpoint is saved first", job.name)),
+        (Some(_), Some(job)) => {
+            return summary(Phase::Terminating, "Stopping", format!("Job {} is being stopped; its checkpoint is saved first", job.name));
+        }
         (Some(Stop::Suspended), None) => {
             return summary(Phase::Stopped, "Suspended", "stopped because spec.suspend is true; set it to false to go on from the newest checkpoint");
         }
         (Some(Stop::MaxDuration), None) => {
-            return summary(Phase::Stopped, "MaxDuration", "stopped because spec.scheduling.maxDurationHours has passed; raise it to go on from the newest checkpoint");
+            return summary(
+                Phase::Stopped,
+                "MaxDuration",
+                "stopped because spec.scheduling.maxDurationHours has passed; raise it to go on from the newest checkpoint",
+            );
         }
         (None, _) => {}
     }
@@ -46,7 +52,8 @@ pub(super) fn summarize(draft: &Draft<'_>) -> Summary {
         let why = status.failure.as_ref().filter(|_| status.next_attempt_at.is_some());
         return match why {
             Some(failure) => {
-                let when = status.next_attempt_at.as_ref().map(|at| format!("; looked at again at {}", at.0.strftime("%H:%M:%SZ"))).unwrap_or_default();
+                let when =
+                    status.next_attempt_at.as_ref().map(|at| format!("; looked at again at {}", at.0.strftime("%H:%M:%SZ"))).unwrap_or_default();
                 summary(Phase::Pending, &failure.reason, format!("{}{when}", failure.message))
             }
             None => summary(Phase::Pending, "Pending", "the next stage is about to begin"),

@@ -20,7 +20,7 @@ pub(super) fn ended(draft: &mut Draft<'_>, current: &CurrentJob, outcome: &Outco
     let verdict = message.ok_or_else(|| "its pod is gone".to_owned()).and_then(|m| Verdict::parse(m).map_err(|e| e.to_string()));
     let bound = |verdict: &Verdict| draft.status.spec_hash.as_deref() == Some(verdict.spec_hash.as_str());
     match (outcome, verdict) {
-        (Outcome::Complete(_), Ok(verdict)) if verdict.passed && bound(&verdict) => passed(draft, current, verdict),
+        (Outcome::Complete(_), Ok(verdict)) if verdict.passed && bound(&verdict) => passed(draft, current, &verdict),
         (Outcome::Failed { .. }, Ok(verdict)) if !verdict.passed && bound(&verdict) => refused(draft, current, outcome, &verdict),
         (Outcome::Complete(_), Err(why)) => unclear(draft, &format!("the preflight said nothing that can be believed: {why}"), None),
         (Outcome::Complete(_), Ok(_)) => unclear(draft, "the preflight's verdict is not of this spec", None),
@@ -36,7 +36,7 @@ fn uid<'a>(draft: &Draft<'a>) -> &'a str {
     draft.seen.run.metadata.uid.as_deref().unwrap_or_default()
 }
 
-fn passed(draft: &mut Draft<'_>, current: &CurrentJob, verdict: Verdict) {
+fn passed(draft: &mut Draft<'_>, current: &CurrentJob, verdict: &Verdict) {
     draft.status.retries.preflight_failures = 0;
     draft.status.next_attempt_at = None;
     if let Some(mlflow) = &verdict.mlflow {
@@ -61,7 +61,7 @@ fn passed(draft: &mut Draft<'_>, current: &CurrentJob, verdict: Verdict) {
     if current.checks_only {
         return;
     }
-    match data_status(draft, &verdict) {
+    match data_status(draft, verdict) {
         Ok(data) => {
             let text = data.train.as_ref().map(describe).unwrap_or_default();
             draft.set(ConditionType::DataReady, Some(true), "Validated", &text);
@@ -75,14 +75,14 @@ fn passed(draft: &mut Draft<'_>, current: &CurrentJob, verdict: Verdict) {
 }
 
 fn describe(data: &DataSet) -> String {
-    let mut text = format!("{} rows, {} tokens", data.rows, data.tokens);
-    if data.dropped > 0 {
-        text.push_str(&format!("; {} dropped because nothing in them can be trained on within the context length", data.dropped));
-    }
-    if data.too_long > 0 {
-        text.push_str(&format!("; {} longer than the context length", data.too_long));
-    }
-    text
+    let count = |n: i64, what: &str| if n > 0 { format!("; {n} {what}") } else { String::new() };
+    format!(
+        "{} rows, {} tokens{}{}",
+        data.rows,
+        data.tokens,
+        count(data.dropped, "dropped because nothing in them can be trained on within the context length"),
+        count(data.too_long, "longer than the context length")
+    )
 }
 
 /// The data report, believed only as far as it stays below the run's own save folder.
@@ -91,7 +91,11 @@ fn data_status(draft: &Draft<'_>, verdict: &Verdict) -> Result<DataStatus, &'sta
     let report = verdict.data.as_ref().ok_or("the preflight passed without a data report")?;
     let home = format!("{}/mds/", spec.save_folder.trim_end_matches('/'));
     let set = |source: &SourceReport, fallback: &str| -> Result<DataSet, &'static str> {
-        let mds = source.mds.clone().filter(|mds| mds.starts_with(&home) && !mds.contains("..")).ok_or("the preflight names converted data outside the save folder")?;
+        let mds = source
+            .mds
+            .clone()
+            .filter(|mds| mds.starts_with(&home) && !mds.contains(".."))
+            .ok_or("the preflight names converted data outside the save folder")?;
         let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         Ok(DataSet {
             source: if source.source.is_empty() { fallback.to_owned() } else { cut(&source.source, 1024) },

@@ -36,9 +36,8 @@ pub(super) fn update(draft: &mut Draft<'_>, current: &CurrentJob) {
     }
     let mut progress = draft.status.progress.clone().unwrap_or_default();
     let waiting_for = match situation(draft) {
-        Situation::Queued(..) => None,
         Situation::Starting(_, what) => Some(cut(&what, 64)),
-        Situation::Running => None,
+        Situation::Queued(..) | Situation::Running => None,
     };
     let told_before = progress.last_heard_from.as_ref().is_some_and(|heard| {
         report.as_ref().is_some_and(|received| received.at.duration_since(heard.0) < INTERVAL) && progress.waiting_for == waiting_for
@@ -134,7 +133,9 @@ fn take_events(draft: &mut Draft<'_>, current: &CurrentJob, report: &Report) {
     for event in &report.events {
         let event = event.to_status(current.number);
         // Only checkpoints come more than once an attempt; they are told apart by their times.
-        let same = |old: &&RunEvent| old.attempt == event.attempt && old.type_ == event.type_ && (event.type_ != EventType::CheckpointSaved || old.time == event.time);
+        let same = |old: &&RunEvent| {
+            old.attempt == event.attempt && old.type_ == event.type_ && (event.type_ != EventType::CheckpointSaved || old.time == event.time)
+        };
         if !draft.status.events.iter().any(|old| same(&old)) {
             draft.event_at(event.type_, &event.message, event.time, event.attempt);
         }

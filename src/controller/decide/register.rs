@@ -21,7 +21,10 @@ pub(super) fn ended(draft: &mut Draft<'_>, current: &CurrentJob, outcome: &Outco
                 draft.set(ConditionType::Registered, Some(true), "Registered", &uri);
                 draft.status.registered_model = Some(RegisteredModel { name: cut(&model.name, 512), version: cut(&model.version, 64), uri });
             }
-            None => retry(draft, failure(FailureClass::Infrastructure, Stage::Register, "NoVerdict", "the registration did not say which version it made")),
+            None => retry(
+                draft,
+                failure(FailureClass::Infrastructure, Stage::Register, "NoVerdict", "the registration did not say which version it made"),
+            ),
         }
     } else {
         retry(draft, classify::failure(Stage::Register, current.number, outcome, &draft.seen.pods, uid));

@@ -62,8 +62,7 @@ impl Cluster {
     pub(super) fn registering() -> Self {
         let mut run = FinetuneRun::sample();
         run.spec.register_to = Some("main.models.sample".into());
-        run.spec.experiment_tracker =
-            serde_json::from_value(json!({"mlflow": {"trackingUri": "http://mlflow.demo-services.svc:5000"}})).unwrap();
+        run.spec.experiment_tracker = serde_json::from_value(json!({"mlflow": {"trackingUri": "http://mlflow.demo-services.svc:5000"}})).unwrap();
         Self::new(run)
     }
 

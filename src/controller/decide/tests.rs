@@ -30,19 +30,12 @@ fn a_good_run_makes_three_jobs_once_each_and_completes() {
     let status = cluster.status();
     assert_eq!(cluster.phase(), Phase::Completed);
     assert_eq!(cluster.created.values().copied().collect::<Vec<_>>(), [1, 1, 1]);
-    assert_eq!(
-        cluster.event_types(),
-        ["CREATED", "CHECK_PASSED", "DATA_VALIDATED", "STARTED", "TRAIN_FINISHED", "COMPLETED"]
-    );
+    assert_eq!(cluster.event_types(), ["CREATED", "CHECK_PASSED", "DATA_VALIDATED", "STARTED", "TRAIN_FINISHED", "COMPLETED"]);
     assert_eq!(status.registered_model.map(|m| m.uri).as_deref(), Some("models:/main.models.sample/1"));
-    assert_eq!(status.conditions.iter().filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect::<Vec<_>>(), [
-        "Accepted",
-        "PreflightPassed",
-        "DataReady",
-        "Trained",
-        "Registered",
-        "Ready"
-    ]);
+    assert_eq!(
+        status.conditions.iter().filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect::<Vec<_>>(),
+        ["Accepted", "PreflightPassed", "DataReady", "Trained", "Registered", "Ready"]
+    );
     assert_eq!(status.attempts.len(), 1);
 }
 

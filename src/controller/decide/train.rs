@@ -57,7 +57,11 @@ pub(super) fn ended(draft: &mut Draft<'_>, current: &CurrentJob, outcome: &Outco
             draft.close(current, "Completed", Some(0));
         }
         // The trainer finds its completion marker and repeats its message, which costs seconds.
-        None => failed(draft, current, failure(FailureClass::Infrastructure, Stage::Train, "NoVerdict", "training ended without saying where its export is")),
+        None => failed(
+            draft,
+            current,
+            failure(FailureClass::Infrastructure, Stage::Train, "NoVerdict", "training ended without saying where its export is"),
+        ),
     }
 }
 
@@ -93,7 +97,9 @@ fn failed(draft: &mut Draft<'_>, current: &CurrentJob, failure: Failure) {
             }
             failures <= max_retries
         }
-        FailureClass::UserError | FailureClass::DataError | FailureClass::CredentialError | FailureClass::OutOfMemory | FailureClass::Diverged => false,
+        FailureClass::UserError | FailureClass::DataError | FailureClass::CredentialError | FailureClass::OutOfMemory | FailureClass::Diverged => {
+            false
+        }
     };
     if retry {
         draft.event(EventType::Requeued, &format!("{}; the run goes on from its newest checkpoint", failure.message));

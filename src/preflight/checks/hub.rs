@@ -102,7 +102,10 @@ pub(super) async fn dataset(context: &Context, name: &str) -> Outcome {
     let converted = hub.ask(&format!("/api/datasets/{}/parquet", plain(dataset)?), &doing).await?;
     let subsets = (converted.status == 200).then(|| converted.body.as_object().cloned()).flatten().unwrap_or_default();
     if subsets.len() > 1 {
-        return Err(Failure::user("DatasetHasSubsets", format!("the dataset {dataset} has {} subsets, which are not supported; use a dataset without", subsets.len())));
+        return Err(Failure::user(
+            "DatasetHasSubsets",
+            format!("the dataset {dataset} has {} subsets, which are not supported; use a dataset without", subsets.len()),
+        ));
     }
     let mut splits: Vec<String> = subsets.values().filter_map(Value::as_object).flat_map(|splits| splits.keys().cloned()).collect();
     if splits.is_empty() {
@@ -115,7 +118,10 @@ pub(super) async fn dataset(context: &Context, name: &str) -> Outcome {
         return Ok(());
     }
     let known: Vec<_> = splits.iter().take(8).map(|split| split.chars().filter(|c| !c.is_control()).take(64).collect::<String>()).collect();
-    let message = format!("the dataset {dataset} has no split {split}; it has {}", if known.is_empty() { "none that is known".to_owned() } else { known.join(", ") });
+    let message = format!(
+        "the dataset {dataset} has no split {split}; it has {}",
+        if known.is_empty() { "none that is known".to_owned() } else { known.join(", ") }
+    );
     Err(Failure::user("SplitMissing", message))
 }
 
@@ -123,8 +129,7 @@ pub(super) async fn dataset(context: &Context, name: &str) -> Outcome {
 fn splits_of(answer: &Answer) -> Vec<String> {
     let info = &answer.body["cardData"]["dataset_info"];
     let info = info.as_array().and_then(|all| all.first()).unwrap_or(info);
-    let named: Vec<String> =
-        info["splits"].as_array().into_iter().flatten().filter_map(|split| split["name"].as_str()).map(str::to_owned).collect();
+    let named: Vec<String> = info["splits"].as_array().into_iter().flatten().filter_map(|split| split["name"].as_str()).map(str::to_owned).collect();
     if !named.is_empty() {
         return named;
     }
@@ -149,7 +154,8 @@ fn siblings(answer: &Answer) -> Vec<&str> {
 fn plain(name: &str) -> Result<&str, Failure> {
     let fine = name.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._/".contains(c));
-    fine.then_some(name).ok_or_else(|| Failure::user("PlaceInvalid", format!("{name} is no name on the hub: letters, digits, dashes, dots and _ only")))
+    fine.then_some(name)
+        .ok_or_else(|| Failure::user("PlaceInvalid", format!("{name} is no name on the hub: letters, digits, dashes, dots and _ only")))
 }
 
 impl Hub<'_> {

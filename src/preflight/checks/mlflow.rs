@@ -58,10 +58,9 @@ impl<'a> Server<'a> {
     }
 
     fn credential(&self) -> String {
-        self.secret.as_ref().map_or_else(
-            || "nobody: the run names no Secret of kind mlflow".to_owned(),
-            |secret| format!("the credential of Secret {secret}"),
-        )
+        self.secret
+            .as_ref()
+            .map_or_else(|| "nobody: the run names no Secret of kind mlflow".to_owned(), |secret| format!("the credential of Secret {secret}"))
     }
 
     pub(super) async fn get(&self, path: &str, query: &[(&str, &str)], doing: &str) -> Result<Answer, Failure> {

@@ -14,8 +14,7 @@ const MAX_INDEX_BYTES: usize = 32 * 1024 * 1024;
 const MAX_SHARDS: usize = 10_000;
 const AT_ONCE: usize = 16;
 /// Indexes and the single files that stand for them, in the order in which the engine prefers them.
-const WEIGHTS: [(&str, &str); 2] =
-    [("model.safetensors.index.json", "model.safetensors"), ("pytorch_model.bin.index.json", "pytorch_model.bin")];
+const WEIGHTS: [(&str, &str); 2] = [("model.safetensors.index.json", "model.safetensors"), ("pytorch_model.bin.index.json", "pytorch_model.bin")];
 
 pub(super) async fn check(context: &Context) -> Outcome {
     let weights = context.weights();
@@ -42,7 +41,8 @@ pub(super) async fn check(context: &Context) -> Outcome {
 }
 
 pub(super) fn incomplete(place: &str, name: &str, what: &str) -> Failure {
-    let message = format!("{place} has no {name}, so the model has no {what}; upload the whole model, or ask the administrator to correct the FinetuneModel");
+    let message =
+        format!("{place} has no {name}, so the model has no {what}; upload the whole model, or ask the administrator to correct the FinetuneModel");
     Failure::user("ModelIncomplete", message)
 }
 
@@ -55,9 +55,8 @@ async fn exists(opened: &Opened) -> Result<bool, Failure> {
 }
 
 async fn shards(folder: &Opened, index: &Opened) -> Outcome {
-    let names = shard_names(&read(index, MAX_INDEX_BYTES).await?).ok_or_else(|| {
-        Failure::user("ModelIncomplete", format!("{} names no shards; upload the whole model again", index.asked.place))
-    })?;
+    let names = shard_names(&read(index, MAX_INDEX_BYTES).await?)
+        .ok_or_else(|| Failure::user("ModelIncomplete", format!("{} names no shards; upload the whole model again", index.asked.place)))?;
     let missing: Vec<String> = futures::stream::iter(names)
         .map(|name| async move {
             let found = exists(&folder.below(&name)).await?;
@@ -70,7 +69,11 @@ async fn shards(folder: &Opened, index: &Opened) -> Outcome {
     match missing.first() {
         None => Ok(()),
         Some(first) => {
-            let message = format!("{}: {} of the shards that its index lists are missing, {first} among them; upload the whole model", folder.asked.place, missing.len());
+            let message = format!(
+                "{}: {} of the shards that its index lists are missing, {first} among them; upload the whole model",
+                folder.asked.place,
+                missing.len()
+            );
             Err(Failure::user("ModelIncomplete", message))
         }
     }
@@ -79,7 +82,8 @@ async fn shards(folder: &Opened, index: &Opened) -> Outcome {
 /// The shards that an index lists; none when it lists none, too many, or files of other folders.
 pub(super) fn shard_names(index: &[u8]) -> Option<BTreeSet<String>> {
     let index: Value = serde_json::from_slice(index).ok()?;
-    let names: BTreeSet<String> = index.get("weight_map")?.as_object()?.values().map(|name| name.as_str().map(str::to_owned)).collect::<Option<_>>()?;
+    let names: BTreeSet<String> =
+        index.get("weight_map")?.as_object()?.values().map(|name| name.as_str().map(str::to_owned)).collect::<Option<_>>()?;
     let plain = |name: &String| !name.is_empty() && !name.contains(['/', '\\']) && name != ".." && name.len() <= 255;
     (!names.is_empty() && names.len() <= MAX_SHARDS && names.iter().all(plain)).then_some(names)
 }

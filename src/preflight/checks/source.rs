@@ -58,7 +58,11 @@ async fn volume(context: &Context, text: &str, path: &str) -> Outcome {
     }
     let (host, login) = databricks(context)?;
     let kind = if is_folder { "directories" } else { "files" };
-    let path: String = path.split('/').map(|part| url::form_urlencoded::byte_serialize(part.as_bytes()).collect::<String>().replace('+', "%20")).collect::<Vec<_>>().join("/");
+    let path: String = path
+        .split('/')
+        .map(|part| url::form_urlencoded::byte_serialize(part.as_bytes()).collect::<String>().replace('+', "%20"))
+        .collect::<Vec<_>>()
+        .join("/");
     let doing = format!("read {text}");
     let answer = context.dialer.ask(reqwest::Method::HEAD, &format!("{host}/api/2.0/fs/{kind}{path}"), &login, None).await;
     let answer = answer.map_err(|silence| Failure::of_silence(&doing, &silence))?;
