@@ -220,8 +220,8 @@ async fn control(
     let _ = stores.set(known);
     // One reader may take the triggers: each controller gets those of its own namespace. The store bounds their rate.
     let forward = context.reports.clone().triggers().for_each(|(namespace, name)| {
-        let own = |watched: &Option<&str>| watched.is_none_or(|watched| watched == namespace);
-        for (_, sender) in senders.iter().filter(|(watched, _)| own(watched)) {
+        let own = |watched: Option<&str>| watched.is_none_or(|watched| watched == namespace);
+        for (_, sender) in senders.iter().filter(|(watched, _)| own(*watched)) {
             let _ = sender.unbounded_send((namespace.clone(), name.clone()));
         }
         ready(())
