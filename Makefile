@@ -12,7 +12,7 @@ export CARGO_BUILD_TARGET ?= $(shell rustc -vV | sed -n 's/^host: //p')
 export RUSTFLAGS ?= -C target-feature=+crt-static
 export FINETUNE_PROGRAMS = $(CARGO_TARGET_DIR)/$(CARGO_BUILD_TARGET)/release
 
-.PHONY: help build demo down test test-unit test-runtime test-e2e lint
+.PHONY: help build image demo down test test-unit test-runtime test-e2e lint
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | column -ts $$'\t'
@@ -28,6 +28,16 @@ $(FINETUNE_CACHE):
 
 # What the demo and the tests need to know of what was built.
 PATHS = export FINETUNE_TESTBED="$$(cat $(FINETUNE_CACHE)/testbed.path)" FINETUNE_TRAINER="$$(cat $(FINETUNE_CACHE)/trainer.path)" FINETUNE_BASE="$$(cat $(FINETUNE_CACHE)/base.path)"
+
+IMAGE ?= finetune-operator:$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+BUILDER ?= docker
+
+image: ## the operator's image for a cluster of yours: IMAGE=REGISTRY/NAME:TAG, BUILDER=docker, podman or buildah
+	cargo build --profile dist --locked --bins
+	@context=$$(mktemp -d); trap 'rm -rf "$$context"' EXIT; \
+	cp Containerfile $(CARGO_TARGET_DIR)/$(CARGO_BUILD_TARGET)/dist/finetune-{operator,preflight} "$$context"; \
+	cp -L /etc/ssl/certs/ca-certificates.crt "$$context"; \
+	$(BUILDER) build --file "$$context/Containerfile" --tag "$(IMAGE)" "$$context"
 
 demo: build ## five runs on a real cluster on this machine, shown live
 	@$(PATHS); $(FINETUNE_PROGRAMS)/examples/demo
