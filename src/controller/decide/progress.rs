@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::draft::Draft;
 use crate::api::status::{Checkpoint, CurrentJob, EventType, Progress, RunEvent};
 use crate::controller::classify::cut;
-use crate::controller::facts::Container;
+use crate::controller::facts::{Container, JobSeen, Outcome};
 use crate::report::message::{self, Report};
 use crate::report::store::Received;
 
@@ -28,10 +28,11 @@ pub(super) enum Situation {
 
 pub(super) fn update(draft: &mut Draft<'_>, current: &CurrentJob) {
     note_pods(draft, current);
+    let known = (draft.status.events.clone(), draft.status.checkpoints.clone());
     let report = draft.seen.report.clone();
     if let Some(received) = &report {
         take_events(draft, current, &received.report);
-        let reported: Vec<Checkpoint> = received.report.checkpoints.iter().map(crate::report::message::Checkpoint::to_status).collect();
+        let reported: Vec<Checkpoint> = received.report.checkpoints.iter().map(message::Checkpoint::to_status).collect();
         merge_checkpoints(draft, reported);
     }
     let mut progress = draft.status.progress.clone().unwrap_or_default();
@@ -39,17 +40,14 @@ pub(super) fn update(draft: &mut Draft<'_>, current: &CurrentJob) {
         Situation::Starting(_, what) => Some(cut(&what, 64)),
         Situation::Queued(..) | Situation::Running => None,
     };
-    let told_before = progress.last_heard_from.as_ref().is_some_and(|heard| {
-        report.as_ref().is_some_and(|received| received.at.duration_since(heard.0) < INTERVAL) && progress.waiting_for == waiting_for
-    });
-    if let Some(received) = report.as_ref().filter(|_| !told_before) {
+    let is_news = known != (draft.status.events.clone(), draft.status.checkpoints.clone())
+        || progress.waiting_for != waiting_for
+        || !matches!(&draft.seen.job, JobSeen::Own(job) if job.outcome == Outcome::Open);
+    let is_due = |received: &&Received| progress.last_heard_from.as_ref().is_none_or(|heard| received.at.duration_since(heard.0) >= INTERVAL);
+    if let Some(received) = report.as_ref().filter(|received| is_news || is_due(received)) {
         progress = reported(received, progress);
-        draft.status.estimated_end_time = received
-            .report
-            .progress
-            .estimated_remaining_seconds
-            .filter(|_| !finished(draft, current))
-            .map(|left| Time(received.at + SignedDuration::from_secs(left)));
+        let left = received.report.progress.estimated_remaining_seconds;
+        draft.status.estimated_end_time = left.map(|left| Time(received.at + SignedDuration::from_secs(left)));
     }
     if finished(draft, current) {
         draft.status.estimated_end_time = None;
@@ -67,7 +65,7 @@ pub(super) fn update(draft: &mut Draft<'_>, current: &CurrentJob) {
 /// Where the attempt stands.
 pub(super) fn situation(draft: &Draft<'_>) -> Situation {
     let seen = draft.seen;
-    if let crate::controller::facts::JobSeen::Own(job) = &seen.job
+    if let JobSeen::Own(job) = &seen.job
         && job.suspended
     {
         return Situation::Queued("WaitingForQuota", "the queue has not admitted the run yet".to_owned());
