@@ -43,6 +43,9 @@ if [ ! -e "$target" ]; then
     mv "$target.new" "$target"
 fi
 touch "$target"
-# Older builds go, but for the two newest: a running cluster may still use one.
-find "$CACHE/testbed" -mindepth 1 -maxdepth 1 -type d -printf '%T@ %p\n' | grep -v /servers- | sort -rn | tail -n +4 | cut -d' ' -f2- | xargs -r rm -rf
+touch "$servers"
+# Older builds go, but for the two before this one: a running cluster may still use them.
+for kind in '/[0-9a-f]*$' '/servers-[0-9a-f]*$'; do
+    find "$CACHE/testbed" -mindepth 1 -maxdepth 1 -type d -printf '%T@ %p\n' | grep "$kind" | sort -rn | tail -n +4 | cut -d' ' -f2- | xargs -r rm -rf
+done
 echo "$target/testbed"

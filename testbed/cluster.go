@@ -43,6 +43,7 @@ func runUp(arguments []string) error {
 	flags.StringVar(&spec.State, "state", "", "directory for all its files (default: clusters/NAME in the cache directory)")
 	flags.BoolVar(&spec.Audit, "audit", false, "write an audit log, STATE/control/audit.log")
 	flags.StringVar(&spec.MlflowPython, "mlflow-python", "", "Python with mlflow; without it no MLflow server is started")
+	flags.DurationVar(&spec.Patience, "timeout", startPatience, "how long to wait for all parts")
 	flags.Var(&volumes, "host-path-pv", "NAME=DIR: a PersistentVolume that shows a directory of the host (repeatable)")
 	if err := flags.Parse(arguments); err != nil {
 		return err

@@ -75,7 +75,7 @@ func (c *controlPlane) serve(ctx context.Context, controllers string) error {
 	children.endWithParent = true
 	defer children.stop(5 * time.Second)
 	started := make(chan error, 1)
-	steps, cancel := context.WithTimeout(ctx, startDeadline)
+	steps, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
 	next := make(chan []string)
 	go func() { started <- c.bringUp(steps, controllers, next) }()

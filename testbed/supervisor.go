@@ -26,6 +26,7 @@ type clusterSpec struct {
 	Audit        bool              `json:"audit"`
 	Volumes      map[string]string `json:"volumes"`
 	MlflowPython string            `json:"mlflowPython"`
+	Patience     time.Duration     `json:"patience"`
 }
 
 // report is one line from the supervisor to the command that started it.
@@ -36,7 +37,7 @@ type report struct {
 }
 
 const (
-	startDeadline = 3 * time.Minute
+	startPatience = 3 * time.Minute
 	pollInterval  = 50 * time.Millisecond
 	// reportFile is the descriptor that reports go to.
 	reportFile = 3
@@ -85,7 +86,7 @@ func (s *supervisor) tell(r report) {
 func (s *supervisor) done(step string) { s.tell(report{Step: step}) }
 
 func (s *supervisor) bringUp(ctx context.Context, cancel context.CancelCauseFunc) error {
-	ctx, stop := context.WithTimeout(ctx, startDeadline)
+	ctx, stop := context.WithTimeout(ctx, s.Patience)
 	defer stop()
 	if err := isolate(s.State); err != nil {
 		return err
