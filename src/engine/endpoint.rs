@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use url::{Host, Url};
 
+/// Metadata services outside of the link-local range.
+const METADATA_V4: [[u8; 4]; 3] = [[100, 100, 100, 200], [168, 63, 129, 16], [192, 0, 0, 192]];
 /// Names that lead to metadata services or to the cluster's own API.
 const DENIED_NAMES: [&str; 9] = [
     "localhost",
@@ -87,7 +89,7 @@ fn denied_v4(ip: Ipv4Addr) -> Option<&'static str> {
     match ip {
         _ if ip.is_loopback() || a == 0 => Some("a loopback address"),
         _ if ip.is_link_local() => Some("a link-local address, where metadata services are"),
-        _ if ip.octets() == [100, 100, 100, 200] || ip.octets() == [192, 0, 0, 192] => Some("the address of a metadata service"),
+        _ if METADATA_V4.contains(&ip.octets()) => Some("the address of a metadata service"),
         _ if a >= 224 => Some("a multicast or reserved address"),
         _ => None,
     }
@@ -146,6 +148,7 @@ mod tests {
             "http://[ff02::1]",
             "http://100.100.100.200",
             "http://192.0.0.192",
+            "http://168.63.129.16",
             "http://224.0.0.1",
             "http://255.255.255.255",
             "http://metadata.google.internal",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use object_store::ClientOptions;
+use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService};
 use reqwest::Method;
 use serde_json::Value;
@@ -17,11 +17,15 @@ use url::Url;
 use super::address::{CheckingResolver, Denied, Policy};
 
 const CONNECT: Duration = Duration::from_secs(5);
+/// A metadata service is near, or there is none.
+const CONNECT_TO_IDENTITY: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(20);
 const DOWNLOAD: Duration = Duration::from_secs(60);
 const TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// After this a store is not asked again: a signature does not live longer than minutes.
+const RETRY_FOR: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: u32 = 5;
 /// Most bytes of an answer that are read.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
@@ -34,6 +38,7 @@ pub struct Dialer {
     checked: reqwest::Client,
     free: reqwest::Client,
     policy: Arc<Policy>,
+    first_pause: Duration,
 }
 
 /// Why there is no client.
@@ -90,7 +95,7 @@ impl Dialer {
         // A second installation says that one is there already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let policy = Arc::new(policy);
-        Ok(Self { checked: client(Some(&policy))?, free: client(None)?, policy })
+        Ok(Self { checked: client(Some(&policy))?, free: client(None)?, policy, first_pause: FIRST_PAUSE })
     }
 
     /// For an object store, all of whose addresses a user may have chosen.
@@ -106,6 +111,22 @@ impl Dialer {
         Connector { dialer: self.clone(), only: Some(host) }
     }
 
+    /// The same with another pause before the second try, which grows from try to try: for tests.
+    #[must_use]
+    pub fn pausing(self, first_pause: Duration) -> Self {
+        Self { first_pause, ..self }
+    }
+
+    /// How often, and after which pauses, object stores are asked again.
+    #[must_use]
+    pub fn retry(&self) -> RetryConfig {
+        RetryConfig {
+            backoff: BackoffConfig { init_backoff: self.first_pause, max_backoff: self.first_pause * 20, base: 3.0 },
+            max_retries: TRIES as usize - 1,
+            retry_timeout: RETRY_FOR,
+        }
+    }
+
     /// Whether the policy lets this machine's own addresses pass.
     #[must_use]
     pub fn allows_local(&self) -> bool {
@@ -117,7 +138,7 @@ impl Dialer {
         self.policy.check(address)?;
         let url = Url::parse(address).map_err(|_| Silence::Address)?;
         let host = url.host_str().unwrap_or_default().to_owned();
-        let mut pause = FIRST_PAUSE;
+        let mut pause = self.first_pause;
         for tries_left in (0..TRIES).rev() {
             let result = self.once(method.clone(), &url, &host, login, body).await;
             let again = match &result {
@@ -152,7 +173,7 @@ impl Dialer {
     }
 
     async fn fetch(&self, url: &Url, host: &str, login: &Login, limit: usize) -> Result<(u16, Option<String>, Bytes), Silence> {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = self.first_pause;
         for tries_left in (0..TRIES).rev() {
             let request = self.request(Method::GET, url, login).timeout(DOWNLOAD);
             let result = received(request, host, limit).await;
@@ -229,7 +250,7 @@ fn client(policy: Option<&Arc<Policy>>) -> Result<reqwest::Client, reqwest::Erro
     let builder = || {
         let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT)
+            .connect_timeout(if policy.is_some() { CONNECT } else { CONNECT_TO_IDENTITY })
             .read_timeout(SILENCE)
             .user_agent(concat!("finetune-preflight/", env!("CARGO_PKG_VERSION")))
             .http1_only();

@@ -4,6 +4,8 @@ pub mod address;
 pub mod checks;
 pub mod dial;
 pub mod failure;
+#[cfg(test)]
+mod fake;
 pub mod mounted;
 pub mod place;
 pub mod plan;

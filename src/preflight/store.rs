@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 use std::sync::Arc;
-use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
@@ -11,10 +10,10 @@ use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use object_store::ObjectStore;
 use url::Url;
 
-use super::dial::{Connector, Dialer};
+use super::dial::Dialer;
 use super::failure::{Asked, Failure};
 use super::mounted::{self, Mounted};
 use super::place::{Place, Provider};
@@ -96,7 +95,7 @@ impl Stores {
             Place::Web(url) => {
                 let path = Path::from_url_path(url.path()).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
                 let asked = asked(url.host_str().unwrap_or_default(), "");
-                (web(url, self.dialer.checking_all()).map_err(|_| unusable(&asked))?, path, asked)
+                (web(url, &self.dialer).map_err(|_| unusable(&asked))?, path, asked)
             }
             Place::Claim { claim, path } => {
                 let root = format!("{CLAIMS}/{claim}");
@@ -112,7 +111,7 @@ impl Stores {
     }
 
     fn s3(&self, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
-        let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_allow_http(true).with_retry(retry());
+        let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_allow_http(true).with_retry(self.dialer.retry());
         let mut region = self.s3.as_ref().and_then(|s3| s3.region.clone());
         let endpoint = self.s3.as_ref().and_then(|s3| s3.endpoint_url.clone());
         let mut connector = self.dialer.checking_all();
@@ -151,7 +150,7 @@ impl Stores {
     }
 
     fn gcs(&self, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
-        let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(bucket).with_retry(retry());
+        let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(bucket).with_retry(self.dialer.retry());
         if let Some(secret) = self.secrets.of(SecretKind::Gcp) {
             let credentials = mounted::value(secret, "credentials").unwrap_or_default();
             let is_key = serde_json::from_str::<serde_json::Value>(&credentials).is_ok_and(|value| value["type"] != "authorized_user");
@@ -167,7 +166,7 @@ impl Stores {
     }
 
     fn azure(&self, container: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
-        let mut builder = MicrosoftAzureBuilder::new().with_container_name(container).with_retry(retry());
+        let mut builder = MicrosoftAzureBuilder::new().with_container_name(container).with_retry(self.dialer.retry());
         let value = |key: &str| self.secrets.value(SecretKind::Azure, key);
         let account = value("AZURE_STORAGE_ACCOUNT_NAME").or_else(|| self.environment.get("AZURE_STORAGE_ACCOUNT_NAME").cloned());
         let account = account.unwrap_or_default();
@@ -206,8 +205,8 @@ const S3_IDENTITY: [&str; 10] = [
 /// What gives a pod an identity at Azure.
 const AZURE_IDENTITY: [&str; 4] = ["AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_AUTHORITY_HOST"];
 
-fn web(url: &Url, connector: Connector) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let builder = HttpBuilder::new().with_url(&url[..url::Position::BeforePath]).with_retry(retry()).with_http_connector(connector);
+fn web(url: &Url, dialer: &Dialer) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let builder = HttpBuilder::new().with_url(&url[..url::Position::BeforePath]).with_retry(dialer.retry()).with_http_connector(dialer.checking_all());
     Ok(Arc::new(builder.build()?))
 }
 
@@ -232,13 +231,5 @@ fn unusable(asked: &Asked) -> Failure {
             Failure::credential("CredentialMalformed", format!("cannot open {place}: {keys} in Secret {secret} cannot be used; check it"))
         }
         None => Failure::credential("NoCredentials", format!("cannot open {place}: the run names no Secret for it; name one in spec.secrets")),
-    }
-}
-
-fn retry() -> RetryConfig {
-    RetryConfig {
-        backoff: BackoffConfig { init_backoff: Duration::from_millis(200), max_backoff: Duration::from_secs(5), base: 3.0 },
-        max_retries: 4,
-        retry_timeout: Duration::from_secs(60),
     }
 }

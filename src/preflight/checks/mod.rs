@@ -201,3 +201,6 @@ fn databricks(context: &Context) -> Result<(String, Login), Failure> {
     let host = if host.contains("://") { host.to_owned() } else { format!("https://{host}") };
     Ok((host, Login::Token(token)))
 }
+
+#[cfg(test)]
+mod tests;

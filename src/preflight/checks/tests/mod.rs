@@ -1,0 +1,5 @@
+mod hub;
+mod mlflow;
+mod outputs;
+mod s3;
+mod trackers;
