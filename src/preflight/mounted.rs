@@ -166,12 +166,14 @@ mod tests {
         (folder, SecretMount { name: "s".into(), kind, key: Some("K".into()), profile: None, path })
     }
 
+    type Case = (SecretKind, &'static [(&'static str, &'static str)], Option<Lack>);
+
     #[test]
     fn a_secret_is_usable_exactly_with_the_keys_of_its_kind() {
         use SecretKind::{Azure, Databricks, Env, Gcp, Hf, Mlflow, Mounted, Oci, S3, Wandb};
         let keys = |said| Some(Lack::Keys(said));
         let s3 = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a file credentials)";
-        let cases: [(SecretKind, &[(&str, &str)], Option<Lack>); 18] = [
+        let cases: [Case; 18] = [
             (S3, &[], Some(Lack::Secret)),
             (S3, &[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")], None),
             (S3, &[("AWS_ACCESS_KEY_ID", "a")], keys(s3)),

@@ -151,18 +151,18 @@ fn relative(text: &str, path: &str) -> Result<Path, PlaceError> {
 mod tests {
     use super::*;
 
-    fn in_bucket(provider: Provider, bucket: &str, key: &str) -> Result<Place, PlaceError> {
-        Ok(Place::Bucket { provider, bucket: bucket.into(), key: Path::parse(key).unwrap() })
+    fn in_bucket(provider: Provider, bucket: &str, key: &str) -> Place {
+        Place::Bucket { provider, bucket: bucket.into(), key: Path::parse(key).unwrap() }
     }
 
     #[test]
     fn each_spelling_is_one_kind_of_place() {
-        assert_eq!(Place::parse("s3://data/a/train.jsonl"), in_bucket(Provider::S3, "data", "a/train.jsonl"));
-        assert_eq!(Place::parse("s3://data"), in_bucket(Provider::S3, "data", ""));
-        assert_eq!(Place::parse("s3://data/folder/"), in_bucket(Provider::S3, "data", "folder"));
-        assert_eq!(Place::parse("gs://b/ü %20"), in_bucket(Provider::Gcs, "b", "ü %20"));
-        assert_eq!(Place::parse("az://b/x"), in_bucket(Provider::Azure, "b", "x"));
-        assert_eq!(Place::parse("oci://b/x"), in_bucket(Provider::Oci, "b", "x"));
+        assert_eq!(Place::parse("s3://data/a/train.jsonl"), Ok(in_bucket(Provider::S3, "data", "a/train.jsonl")));
+        assert_eq!(Place::parse("s3://data"), Ok(in_bucket(Provider::S3, "data", "")));
+        assert_eq!(Place::parse("s3://data/folder/"), Ok(in_bucket(Provider::S3, "data", "folder")));
+        assert_eq!(Place::parse("gs://b/ü %20"), Ok(in_bucket(Provider::Gcs, "b", "ü %20")));
+        assert_eq!(Place::parse("az://b/x"), Ok(in_bucket(Provider::Azure, "b", "x")));
+        assert_eq!(Place::parse("oci://b/x"), Ok(in_bucket(Provider::Oci, "b", "x")));
         let claim = Place::Claim { claim: "c-1".into(), path: Path::parse("d/train.jsonl").unwrap() };
         assert_eq!(Place::parse("pvc://c-1/d/train.jsonl"), Ok(claim));
         assert_eq!(Place::parse("https://h.example/a.jsonl"), Ok(Place::Web(Url::parse("https://h.example/a.jsonl").unwrap())));

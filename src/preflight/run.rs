@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use object_store::{ObjectStoreExt, PutPayload};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::address::Policy;
 use super::checks::{self, Context};
 use super::dial::{Dialer, DialerError};
 use super::plan::{MAX_PLAN_BYTES, Plan, PlanError};
-use super::stage;
+use super::stage::{self, Prepared};
 use super::verdict::{Check, CheckName, Verdict};
 
 /// The exit code of a plan that cannot be read.
@@ -57,40 +57,42 @@ impl RunError {
     }
 }
 
+/// Where the lines of the report go.
+pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
+
 /// Runs a preflight to its exit code.
-pub async fn run(options: &Options) -> u8 {
+pub async fn run(options: &Options, say: Say<'_>) -> u8 {
     let result = tokio::select! {
-        result = prove(options) => result,
+        result = prove(options, say) => result,
         () = told_to_stop() => {
             say("told to stop before the verdict");
             return EXIT_STOPPED;
         }
     };
-    match result {
-        Ok(verdict) => {
-            if let Err(error) = std::fs::write(&options.termination_log, verdict.fit()) {
-                say(&format!("cannot write the verdict to {}: {error}", options.termination_log.display()));
-            }
-            verdict.exit_code()
-        }
+    let (text, exit_code) = match result {
+        Ok(verdict) => (verdict.fit(), verdict.exit_code()),
         Err(error) => {
+            // No program reads it: the kubelet shows it to people.
             let text = chain(&error);
             say(&text);
-            // The kubelet shows it to people; no program reads it.
-            let _ = std::fs::write(&options.termination_log, &text);
-            error.exit_code()
+            (text, error.exit_code())
         }
+    };
+    if let Err(error) = std::fs::write(&options.termination_log, text) {
+        say(&format!("cannot write the verdict to {}: {error}", options.termination_log.display()));
     }
+    exit_code
 }
 
-async fn prove(options: &Options) -> Result<Verdict, RunError> {
+async fn prove(options: &Options, say: Say<'_>) -> Result<Verdict, RunError> {
     let start = Instant::now();
     let plan = read_plan(&options.plan)?;
     let environment: BTreeMap<String, String> =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
-    let policy = if options.allow_local { Policy::open() } else { Policy::strict(environment.get("KUBERNETES_SERVICE_HOST").map(String::as_str)) };
+    let api_server = environment.get("KUBERNETES_SERVICE_HOST").map(String::as_str);
+    let policy = if options.allow_local { Policy::open() } else { Policy::strict(api_server) };
     let context = Context::new(plan, Dialer::new(policy)?, environment);
-    Ok(judge(&context, start).await)
+    Ok(judge(&context, start, say).await)
 }
 
 fn read_plan(path: &Path) -> Result<Plan, RunError> {
@@ -102,31 +104,38 @@ fn read_plan(path: &Path) -> Result<Plan, RunError> {
 }
 
 /// Checks, data, tracker run and report, in this order; what failed ends the order.
-pub async fn judge(context: &Context, start: Instant) -> Verdict {
+pub async fn judge(context: &Context, start: Instant, say: Say<'_>) -> Verdict {
     let plan = &context.plan;
     let deadlines = plan.deadlines;
     let mut checks = checks::prove(context, start + Duration::from_secs(deadlines.credentials_seconds.into())).await;
+    checks.sort_by_key(|check| check.name);
+    let tell = |checks: &[Check]| checks.iter().for_each(|check| say(&line(check)));
+    tell(&checks);
     let is_claimed = checks.iter().any(|check| check.name == CheckName::Claim && check.passed);
-    let mut data = None;
-    let mut bad_rows = Value::Null;
+    let mut prepared = Prepared::default();
     if plan.convert_data && passed(&checks) {
-        let prepared = stage::prepare(context, start + Duration::from_secs(deadlines.data_seconds.into())).await;
-        checks.extend(prepared.checks);
-        data = prepared.report;
-        bad_rows = prepared.bad_rows;
+        prepared = stage::prepare(context, start + Duration::from_secs(deadlines.data_seconds.into())).await;
+        tell(&prepared.checks);
+        checks.append(&mut prepared.checks);
     }
     let mut mlflow = None;
     if let Some(target) = plan.mlflow.as_ref().filter(|_| passed(&checks)) {
         match checks::make_run(context, target).await {
             Ok(run) => mlflow = Some(run),
             Err(failure) => {
+                let failed = failure.into_check(CheckName::Mlflow, checks::MLFLOW_FIELD);
+                say(&line(&failed));
                 checks.retain(|check| check.name != CheckName::Mlflow);
-                checks.push(failure.into_check(CheckName::Mlflow, checks::MLFLOW_FIELD));
+                checks.push(failed);
             }
         }
     }
-    let verdict = Verdict::new(plan.spec_hash.clone(), checks, data, mlflow);
-    report(context, &verdict, bad_rows, is_claimed).await;
+    let verdict = Verdict::new(plan.spec_hash.clone(), checks, prepared.report, mlflow);
+    let report = json!({"version": 1, "verdict": verdict, "badRows": prepared.bad_rows}).to_string();
+    say(&report);
+    if is_claimed {
+        store(context, report, say).await;
+    }
     verdict
 }
 
@@ -134,16 +143,8 @@ fn passed(checks: &[Check]) -> bool {
     checks.iter().all(|check| check.passed)
 }
 
-/// One line a check, then the whole report, which also goes to the run's folder if that is the run's.
-async fn report(context: &Context, verdict: &Verdict, bad_rows: Value, is_claimed: bool) {
-    for check in &verdict.checks {
-        say(&line(check));
-    }
-    let report = json!({"version": 1, "verdict": verdict, "badRows": bad_rows}).to_string();
-    say(&report);
-    if !is_claimed {
-        return;
-    }
+/// The report in the run's folder. Without it the verdict is still good: the pod's log has it too.
+async fn store(context: &Context, report: String, say: Say<'_>) {
     let Ok(root) = context.stores.open(&context.plan.save_folder) else { return };
     let place = root.below(&format!("{}/preflight.json", context.plan.run.name));
     if let Err(error) = place.store.put(&place.path, PutPayload::from(report)).await {
@@ -160,18 +161,14 @@ fn line(check: &Check) -> String {
     format!("failed  {name}  {class}/{}  {}", check.reason.as_deref().unwrap_or_default(), check.message.as_deref().unwrap_or_default())
 }
 
-/// Standard output is where the report belongs; a reader that is gone stops nothing.
-fn say(line: &str) {
-    use std::io::Write;
-    let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let _ = writeln!(std::io::stdout(), "{clean}");
-}
-
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
         cause = error.source();
     }
     text
@@ -186,3 +183,6 @@ async fn told_to_stop() {
         Err(_) => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,7 +38,7 @@ impl Opened {
     /// The same store at a path below.
     #[must_use]
     pub fn below(&self, path: &str) -> Self {
-        let joined = path.split('/').filter(|part| !part.is_empty()).fold(self.path.clone(), |joined, part| joined.join(part));
+        let joined = path.split('/').filter(|part| !part.is_empty()).fold(self.path.clone(), Path::join);
         let place = format!("{}/{path}", self.asked.place.trim_end_matches('/'));
         Self { store: Arc::clone(&self.store), path: joined, asked: Asked { place, ..self.asked.clone() } }
     }
@@ -105,7 +105,8 @@ impl Stores {
                 let path = Path::parse(path).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
                 (folder("/").ok_or_else(|| unmounted(text))?, path, asked("this machine", ""))
             }
-            Place::Local(_) | Place::Hub(_) | Place::Volume(_) | Place::Table(_) => return Err(unsupported(text)),
+            Place::Local(_) => return Err(Failure::user("UnsupportedPlace", format!("{text} is a path of one machine, which a pod cannot read: use s3://, gs://, az:// or pvc://"))),
+            Place::Hub(_) | Place::Volume(_) | Place::Table(_) => return Err(unsupported(text)),
         };
         Ok(Opened { store, path, asked })
     }

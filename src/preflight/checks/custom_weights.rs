@@ -10,7 +10,7 @@ const MAX_LISTED: usize = 10_000;
 pub(super) async fn check(context: &Context, text: &str) -> Outcome {
     let opened = context.stores.open(text)?;
     let last = text.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    if last.ends_with(".pt") || last.ends_with(".symlink") {
+    if is_one_file(last) {
         return match head(&opened).await?.size {
             0 => Err(Failure::user("CheckpointEmpty", format!("{text} is empty; name a complete checkpoint"))),
             _ => Ok(()),
@@ -21,7 +21,7 @@ pub(super) async fn check(context: &Context, text: &str) -> Outcome {
     while let Some(object) = listing.next().await {
         let object = object.map_err(|error| opened.asked.failure("list", &error))?;
         any = true;
-        if object.location.as_ref().ends_with(".distcp") {
+        if object.location.extension() == Some("distcp") {
             return Ok(());
         }
     }
@@ -31,4 +31,8 @@ pub(super) async fn check(context: &Context, text: &str) -> Outcome {
     } else {
         Failure::user("ObjectMissing", format!("{text} does not exist; name a checkpoint folder, a .symlink or a .pt file"))
     })
+}
+
+fn is_one_file(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, ending)| matches!(ending, "pt" | "symlink"))
 }

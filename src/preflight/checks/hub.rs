@@ -67,7 +67,7 @@ pub(super) async fn model(context: &Context, repository: &str) -> Outcome {
         return Err(hub.refusal("model", &doing, &answer));
     }
     let files = siblings(&answer);
-    let has = |name: &str| files.iter().any(|file| *file == name);
+    let has = |name: &str| files.contains(&name);
     let weights = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
     let place = format!("hf://{repository}");
     if !has("config.json") {

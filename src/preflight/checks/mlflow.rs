@@ -98,20 +98,20 @@ impl<'a> Server<'a> {
                     let message = format!("the experiment {path} at {} was deleted; restore it or set another experimentPath", self.name());
                     return Err(Failure::user("ExperimentDeleted", message));
                 }
-                return id(&experiment["experiment_id"]).ok_or_else(|| self.nonsense(&doing));
+                return id(&experiment["experiment_id"]).ok_or_else(|| nonsense(&doing));
             }
             if error_code(&found) != Some("RESOURCE_DOES_NOT_EXIST") {
                 return Err(self.failure(&doing, &found));
             }
             let made = self.post("2.0/mlflow/experiments/create", &json!({"name": path}), &doing).await?;
             if made.status == 200 {
-                return id(&made.body["experiment_id"]).ok_or_else(|| self.nonsense(&doing));
+                return id(&made.body["experiment_id"]).ok_or_else(|| nonsense(&doing));
             }
             if error_code(&made) != Some("RESOURCE_ALREADY_EXISTS") {
                 return Err(self.failure(&doing, &made));
             }
         }
-        Err(self.nonsense(&doing))
+        Err(nonsense(&doing))
     }
 
     async fn run(&self, experiment: &str, name: &str, uid: &str) -> Result<String, Failure> {
@@ -123,21 +123,22 @@ impl<'a> Server<'a> {
             return Err(self.failure(&doing, &found));
         }
         if let Some(run) = found.body["runs"].as_array().and_then(|runs| runs.first()) {
-            return id(&run["info"]["run_id"]).ok_or_else(|| self.nonsense(&doing));
+            return id(&run["info"]["run_id"]).ok_or_else(|| nonsense(&doing));
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let body = json!({"experiment_id": experiment, "run_name": name, "start_time": now,
             "tags": [{"key": UID_TAG, "value": uid}, {"key": "mlflow.runName", "value": name}]});
         let made = self.post("2.0/mlflow/runs/create", &body, &doing).await?;
         if made.status != 200 {
             return Err(self.failure(&doing, &made));
         }
-        id(&made.body["run"]["info"]["run_id"]).ok_or_else(|| self.nonsense(&doing))
+        id(&made.body["run"]["info"]["run_id"]).ok_or_else(|| nonsense(&doing))
     }
 
-    fn nonsense(&self, doing: &str) -> Failure {
-        Failure::user("NotMlflow", format!("cannot {doing}: the answer is not that of an MLflow server; check trackingUri"))
-    }
+}
+
+fn nonsense(doing: &str) -> Failure {
+    Failure::user("NotMlflow", format!("cannot {doing}: the answer is not that of an MLflow server; check trackingUri"))
 }
 
 /// An id becomes part of an address and of a variable: it is a plain word.

@@ -37,7 +37,7 @@ async fn folder(opened: &Opened) -> Outcome {
     while let Some(object) = listing.next().await {
         let object = object.map_err(|error| opened.asked.failure("list", &error))?;
         objects += 1;
-        if object.location.as_ref().ends_with(".txt") {
+        if object.location.extension() == Some("txt") {
             if object.size > 0 {
                 return Ok(());
             }
