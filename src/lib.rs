@@ -7,6 +7,7 @@
 pub mod api;
 pub mod connections;
 pub mod controller;
+pub mod data;
 pub mod engine;
 pub mod lease;
 pub mod metrics;

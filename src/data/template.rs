@@ -1,0 +1,282 @@
+//! Chat templates, rendered as `transformers` renders them; pure but for the date that a template may ask for.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::{Environment, ErrorKind};
+
+use super::row::{Message, Role};
+use super::tokenizer::ModelTokenizer;
+
+/// What LLM Foundry uses for a tokenizer without a template: ChatML.
+const CHATML: &str = "{% for message in messages %}\
+{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}\
+{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+/// Instructions that one rendering may take: templates come with models, so they are foreign code.
+const FUEL: u64 = 50_000_000;
+const NAME: &str = "chat";
+
+/// Why a template cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the chat template cannot be used: {0}")]
+pub struct TemplateError(String);
+
+/// A compiled chat template with the model's special tokens.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    tokens: Vec<(String, Value)>,
+}
+
+impl ChatTemplate {
+    /// The template of the run, else the model's own, else ChatML.
+    pub fn new(tokenizer: &ModelTokenizer, chosen: Option<&str>) -> Result<Self, TemplateError> {
+        let source = chosen.or(tokenizer.chat_template()).unwrap_or(CHATML);
+        let mut environment = Environment::new();
+        let mut syntax = minijinja::syntax::SyntaxConfig::builder();
+        syntax.trim_blocks(true).lstrip_blocks(true);
+        environment.set_syntax(syntax.build().map_err(|error| TemplateError(error.to_string()))?);
+        environment.set_fuel(Some(FUEL));
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_formatter(format_as_python);
+        environment.add_filter("tojson", to_json);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", |format: String| now(&format));
+        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| TemplateError(error.to_string()))?;
+        let mut tokens: Vec<(String, Value)> =
+            tokenizer.special_tokens().iter().map(|(name, token)| ((*name).to_owned(), Value::from(token.as_str()))).collect();
+        if !tokenizer.additional_special_tokens().is_empty() {
+            let additional = Value::from(tokenizer.additional_special_tokens().to_vec());
+            tokens.push(("additional_special_tokens".to_owned(), additional));
+        }
+        Ok(Self { environment, tokens })
+    }
+
+    /// Renders these messages. `prompt_next` asks for the words that begin the model's next answer.
+    pub fn render(&self, messages: &[Value], prompt_next: bool) -> Result<String, TemplateError> {
+        let fail = |error: minijinja::Error| TemplateError(error.detail().map_or_else(|| error.to_string(), str::to_owned));
+        let fixed = [
+            ("messages", Value::from(messages.to_vec())),
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
+            ("add_generation_prompt", Value::from(prompt_next)),
+            ("date_string", Value::from(now("%d %b %Y").map_err(fail)?)),
+        ];
+        let tokens = self.tokens.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let context: BTreeMap<&str, Value> = tokens.chain(fixed).collect();
+        self.environment.get_template(NAME).and_then(|template| template.render(Value::from(context))).map_err(fail)
+    }
+}
+
+/// A message as templates see it.
+#[must_use]
+pub fn value_of(message: &Message<'_>) -> Value {
+    let role = match message.role {
+        Role::System => "system",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+    };
+    minijinja::context! { role => role, content => message.content.value().as_ref() }
+}
+
+/// `transformers` marks the model's words with a tag of its own, which changes nothing in the text.
+fn without_generation_tags(source: &str) -> String {
+    let mut text = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let inside = &rest[start + 2..start + length];
+        let replaced = match inside.trim_matches(['-', '+']).trim() {
+            "generation" => Some(inside.replace("generation", "if true")),
+            "endgeneration" => Some(inside.replace("endgeneration", "endif")),
+            _ => None,
+        };
+        text.push_str(&rest[..start + 2]);
+        text.push_str(replaced.as_deref().unwrap_or(inside));
+        rest = &rest[start + length..];
+    }
+    text + rest
+}
+
+fn now(format: &str) -> Result<String, minijinja::Error> {
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
+        .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
+}
+
+/// Python writes these values with a capital letter.
+fn format_as_python(
+    out: &mut minijinja::Output<'_>,
+    state: &mut minijinja::State<'_, '_>,
+    value: &Value,
+) -> Result<(), minijinja::Error> {
+    let text = match value.kind() {
+        ValueKind::None => "None",
+        ValueKind::Bool if value.is_true() => "True",
+        ValueKind::Bool => "False",
+        _ => return minijinja::escape_formatter(out, state, value),
+    };
+    Ok(out.write_str(text)?)
+}
+
+/// Python's `json.dumps` with its spaces, and without HTML escapes.
+fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    let ascii: Option<bool> = options.get("ensure_ascii")?;
+    let _: Option<Value> = options.get("separators")?;
+    let sorted: Option<bool> = options.get("sort_keys")?;
+    options.assert_all_used()?;
+    let mut text = String::new();
+    JsonStyle { indent, ascii: ascii.unwrap_or(false), sorted: sorted.unwrap_or(false) }.write(value, 0, &mut text)?;
+    Ok(text)
+}
+
+struct JsonStyle {
+    indent: Option<usize>,
+    ascii: bool,
+    sorted: bool,
+}
+
+impl JsonStyle {
+    fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), minijinja::Error> {
+        match value.kind() {
+            ValueKind::None => out.push_str("null"),
+            ValueKind::Bool | ValueKind::Number => {
+                let _ = write!(out, "{value}");
+            }
+            ValueKind::String => self.write_string(value.as_str().unwrap_or_default(), out),
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items = value.try_iter()?.map(|item| (None, item)).collect();
+                self.write_items(['[', ']'], items, depth, out)?;
+            }
+            ValueKind::Map => {
+                let mut entries = Vec::new();
+                for key in value.try_iter()? {
+                    let item = value.get_item(&key)?;
+                    entries.push((Some(key.to_string()), item));
+                }
+                if self.sorted {
+                    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+                }
+                self.write_items(['{', '}'], entries, depth, out)?;
+            }
+            kind => {
+                return Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("{kind} cannot be written as JSON")));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_items(
+        &self,
+        [open, close]: [char; 2],
+        items: Vec<(Option<String>, Value)>,
+        depth: usize,
+        out: &mut String,
+    ) -> Result<(), minijinja::Error> {
+        out.push(open);
+        let empty = items.is_empty();
+        for (index, (key, item)) in items.into_iter().enumerate() {
+            if index > 0 {
+                out.push_str(if self.indent.is_some() { "," } else { ", " });
+            }
+            self.new_line(depth + 1, out);
+            if let Some(key) = key {
+                self.write_string(&key, out);
+                out.push_str(": ");
+            }
+            self.write(&item, depth + 1, out)?;
+        }
+        if !empty {
+            self.new_line(depth, out);
+        }
+        out.push(close);
+        Ok(())
+    }
+
+    fn new_line(&self, depth: usize, out: &mut String) {
+        if let Some(indent) = self.indent {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', indent * depth));
+        }
+    }
+
+    fn write_string(&self, text: &str, out: &mut String) {
+        let quoted = serde_json::Value::from(text).to_string();
+        for character in quoted.chars() {
+            if self.ascii && !character.is_ascii() {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            } else {
+                out.push(character);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::tokenizer::tests::files;
+    use serde_json::json;
+
+    fn render(template: Option<&str>, prompt_next: bool) -> Result<String, String> {
+        let config = json!({"bos_token": "<s>", "eos_token": "</s>"});
+        let tokenizer = ModelTokenizer::load(&files(&config)).unwrap();
+        let messages = [("system", "be kind"), ("user", " hi\n"), ("assistant", "<b>")]
+            .map(|(role, content)| minijinja::context! { role, content });
+        let template = ChatTemplate::new(&tokenizer, template).map_err(|error| error.to_string())?;
+        template.render(&messages, prompt_next).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_a_template_it_is_chatml() {
+        let text = "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\n hi\n<|im_end|>\n<|im_start|>assistant\n<b><|im_end|>\n";
+        assert_eq!(render(None, false).unwrap(), text);
+        assert_eq!(render(None, true).unwrap(), format!("{text}<|im_start|>assistant\n"));
+    }
+
+    #[test]
+    fn blocks_are_trimmed_and_tokens_known() {
+        let template = "{{ bos_token }}\n  {% for m in messages %}\n{{ m.role }}{% if loop.last %}{{ eos_token }}{% endif %}\n  {% endfor %}\nend\n";
+        assert_eq!(render(Some(template), false).unwrap(), "<s>\nsystemuserassistant</s>end");
+    }
+
+    #[test]
+    fn the_methods_and_filters_of_real_templates_work() {
+        for (template, expected) in [
+            ("{{ messages[1]['content'].strip() }}|{{ messages[1].content | trim }}", "hi|hi"),
+            ("{% set ns = namespace(n=0) %}{% for m in messages[1:] %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "2"),
+            ("{{ messages[0] | tojson }}", r#"{"role": "system", "content": "be kind"}"#),
+            ("{{ messages[2].content | tojson }}", r#""<b>""#),
+            ("{{ [1, {'a': 'é'}] | tojson(indent=2) }}", "[\n  1,\n  {\n    \"a\": \"é\"\n  }\n]"),
+            ("{{ 'é' | tojson(ensure_ascii=True) }}", r#""\u00e9""#),
+            ("{% if tools is not none %}t{% endif %}{{ tools }}{{ add_generation_prompt }}", "NoneFalse"),
+            ("{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}", "system"),
+            ("a {%- generation -%} b {% endgeneration %} c", "ab  c"),
+            ("{% if 'x' in messages[0] %}y{% else %}n{% endif %}{{ messages[0].get('x', 'none') }}", "nnone"),
+            ("{{ strftime_now('%Y') | length }}{{ date_string | length }}", "411"),
+            ("{{ messages[0]['role'].startswith('sys') and messages[0].content is string }}", "True"),
+            ("{% if undefined_thing %}a{% endif %}{{ undefined_thing }}", ""),
+            ("{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f('y') }}", "[y]"),
+        ] {
+            assert_eq!(render(Some(template), false).as_deref(), Ok(expected), "{template}");
+        }
+    }
+
+    #[test]
+    fn what_a_template_raises_is_what_is_said() {
+        assert_eq!(render(Some("{{ raise_exception('no system role') }}"), false).unwrap_err(), "the chat template cannot be used: no system role");
+    }
+
+    #[test]
+    fn a_template_that_does_not_parse_or_end_is_refused() {
+        assert!(render(Some("{% for x in %}"), false).is_err());
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
+        assert!(render(Some(endless), false).is_err());
+    }
+}
