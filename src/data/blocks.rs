@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 /// Longest line that can be a row. A longer one is a bad row and is read past without being kept.
-pub const MAX_LINE_BYTES: usize = 16 << 20;
+pub const MAX_LINE_BYTES: usize = 8 << 20;
 /// Size that a block is filled to before it is handed on.
 const BLOCK_BYTES: usize = 1 << 20;
 

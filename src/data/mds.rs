@@ -3,6 +3,8 @@
 //! A shard is `[count: u32] [count + 1 offsets: u32] [config: JSON] [samples]`, all little endian, and a sample is
 //! `[size of each column: u32] [columns]` with the columns sorted by name. The index names the shards in order.
 
+use std::io::Write as _;
+
 use serde::Serialize;
 use serde_json::json;
 
@@ -92,7 +94,8 @@ pub struct Shard {
     pub number: usize,
     /// Samples in it.
     pub samples: usize,
-    bytes: Vec<u8>,
+    head: Vec<u8>,
+    body: Vec<u8>,
 }
 
 /// One shard as it is stored, and what the index says about it.
@@ -162,20 +165,19 @@ impl ShardWriter {
             return None;
         }
         let count = u32::try_from(self.sizes.len()).expect("a shard has fewer than 2^32 samples");
-        let head = 4 + 4 * (self.sizes.len() + 1) + self.config.len();
-        let mut bytes = Vec::with_capacity(head + self.samples.len());
-        bytes.extend_from_slice(&count.to_le_bytes());
-        let mut offset = u32::try_from(head).expect("the head of a shard is smaller than 4 GiB");
-        bytes.extend_from_slice(&offset.to_le_bytes());
+        let length = 4 + 4 * (self.sizes.len() + 1) + self.config.len();
+        let mut head = Vec::with_capacity(length);
+        head.extend_from_slice(&count.to_le_bytes());
+        let mut offset = u32::try_from(length).expect("the head of a shard is smaller than 4 GiB");
+        head.extend_from_slice(&offset.to_le_bytes());
         for size in self.sizes.drain(..) {
             offset += size;
-            bytes.extend_from_slice(&offset.to_le_bytes());
+            head.extend_from_slice(&offset.to_le_bytes());
         }
-        bytes.extend_from_slice(self.config.as_bytes());
-        bytes.append(&mut self.samples);
+        head.extend_from_slice(self.config.as_bytes());
         let number = self.shards;
         self.shards += 1;
-        Some(Shard { number, samples: count as usize, bytes })
+        Some(Shard { number, samples: count as usize, head, body: std::mem::take(&mut self.samples) })
     }
 
     /// What the index says about a stored shard.
@@ -206,11 +208,16 @@ impl ShardWriter {
 }
 
 impl Shard {
-    /// Compresses the shard.
+    /// Compresses the shard. The reader needs the size in the frame's header.
     pub fn store(self) -> std::io::Result<StoredShard> {
-        let bytes = zstd::bulk::compress(&self.bytes, ZSTD_LEVEL)?;
+        let raw_bytes = self.head.len() + self.body.len();
+        let mut encoder = zstd::stream::Encoder::new(Vec::with_capacity(raw_bytes / 4), ZSTD_LEVEL)?;
+        encoder.set_pledged_src_size(Some(raw_bytes as u64))?;
+        encoder.write_all(&self.head)?;
+        encoder.write_all(&self.body)?;
+        let bytes = encoder.finish()?;
         let name = format!("shard.{:05}.mds.zstd", self.number);
-        Ok(StoredShard { name, bytes, samples: self.samples, raw_bytes: self.bytes.len() })
+        Ok(StoredShard { name, bytes, samples: self.samples, raw_bytes })
     }
 }
 
@@ -258,7 +265,8 @@ mod tests {
         }
         expected.extend_from_slice(config);
         expected.extend_from_slice(b"\x02\0\0\0\x02\0\0\0ab\xc3\xa9");
-        assert_eq!(shard, Shard { number: 0, samples: 1, bytes: expected });
+        assert_eq!((shard.number, shard.samples), (0, 1));
+        assert_eq!([shard.head, shard.body].concat(), expected);
         assert!(writer.close().is_none());
     }
 
@@ -285,7 +293,7 @@ mod tests {
         let first = writer.push(&sample).unwrap();
         let second = writer.close().unwrap();
         assert_eq!((first.number, first.samples, second.number, second.samples), (0, 1, 1, 1));
-        assert!(first.bytes.len() < SHARD_BYTES);
+        assert!(first.head.len() + first.body.len() < SHARD_BYTES);
     }
 
     #[test]

@@ -5,11 +5,19 @@
 //! ```
 
 pub mod blocks;
+pub mod dial;
 pub mod json;
 pub mod mds;
+mod ordered;
 pub mod packing;
+pub mod place;
 pub mod row;
+pub mod rows;
 pub mod rule;
+pub mod sink;
+pub mod source;
+pub mod store;
 pub mod template;
+pub mod text;
 pub mod tokenizer;
 pub mod turns;

@@ -1,0 +1,309 @@
+//! Rows of JSONL files to MDS samples: reads, judges, measures and encodes on all cores; writes only to its sink.
+
+use std::io::{self, Read};
+
+use super::blocks::{Block, Blocks, MAX_LINE_BYTES, lines};
+use super::json::Text;
+use super::mds::write_sample;
+use super::ordered::{Stopped, ordered};
+use super::packing::Lengths;
+use super::row::{Judge, Message, Row};
+use super::rule::{BadRow, Broken, Rule};
+use super::sink::{Sink, SinkError};
+use super::tokenizer::TokenizerError;
+use super::turns::{Measure, MeasureError, Measured};
+use crate::api::TaskType;
+
+/// Bad rows that are listed; all are counted.
+pub const LISTED_BAD_ROWS: usize = 20;
+
+/// Why the rows could not be read to their end.
+#[derive(Debug, thiserror::Error)]
+pub enum RowsError {
+    /// The file cannot be read, or is compressed wrongly.
+    #[error("read {file}: {source}")]
+    Read {
+        /// The file.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A row cannot be tokenized.
+    #[error("{file}:{line}: {source}")]
+    Tokenizer {
+        /// The file.
+        file: String,
+        /// Line of the file, from 1.
+        line: u64,
+        /// Why.
+        source: TokenizerError,
+    },
+    /// A sample cannot be stored.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// A thread panicked: a defect of this program or of the tokenizer.
+    #[error("{file}: a thread panicked while reading rows")]
+    Panicked {
+        /// The file.
+        file: String,
+    },
+}
+
+/// What was found in the rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RowsReport {
+    /// Rows read, good and bad.
+    pub rows: u64,
+    /// Rows that break a rule.
+    pub bad: u64,
+    /// The first of them.
+    pub first_bad: Vec<BadRow>,
+    /// Good rows with nothing to train on.
+    pub dropped: u64,
+    /// Good rows longer than the context, dropped or not.
+    pub too_long: u64,
+    /// Tokens of the rows that were kept, after cutting to the context.
+    pub tokens: u64,
+    /// Rows that were kept.
+    pub kept: u64,
+    /// How long the kept rows are, after cutting to the context.
+    pub lengths: Lengths,
+}
+
+/// What one block gave.
+struct Piece {
+    report: RowsReport,
+    samples: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+/// Reads rows of one task type.
+pub struct RowReader<'m> {
+    /// The task type.
+    pub task: TaskType,
+    /// The model to measure with; without one only the rules that need no model are asked.
+    pub measure: Option<&'m Measure<'m>>,
+    /// Threads to work on.
+    pub threads: usize,
+}
+
+impl RowReader<'_> {
+    /// Reads one file to its end, adds what it finds to `report` and the samples of good rows to `sink`.
+    pub fn read(
+        &self,
+        file: &str,
+        bytes: impl Read + Send,
+        report: &mut RowsReport,
+        mut sink: Option<&mut Sink>,
+    ) -> Result<(), RowsError> {
+        let mut blocks = Blocks::new(bytes);
+        let encode = sink.is_some();
+        let done = ordered(
+            self.threads,
+            || blocks.next_block().map_err(|source| RowsError::Read { file: file.to_owned(), source }),
+            |block| self.block(file, &block, encode),
+            |piece: Piece| {
+                report.add(piece.report);
+                // Bad rows mean that the run ends here, so nothing more needs to be stored.
+                if let (Some(sink), 0) = (&mut sink, report.bad) {
+                    let mut start = 0;
+                    for end in piece.ends {
+                        sink.push(&piece.samples[start..end])?;
+                        start = end;
+                    }
+                }
+                Ok(())
+            },
+        );
+        done.map_err(|stopped| match stopped {
+            Stopped::Failed(error) => error,
+            Stopped::Panicked => RowsError::Panicked { file: file.to_owned() },
+        })
+    }
+
+    fn block(&self, file: &str, block: &Block, encode: bool) -> Result<Piece, RowsError> {
+        let mut piece = Piece { report: RowsReport::default(), samples: Vec::new(), ends: Vec::new() };
+        let bad = |line, broken: Broken| BadRow { file: file.to_owned(), line, rule: broken.rule, message: broken.message };
+        if block.too_long {
+            let message = format!("the line is longer than {} MiB, which no row may be", MAX_LINE_BYTES >> 20);
+            piece.report.count_bad(|| bad(block.first_line, Broken::new(Rule::RowTooLargeError, message)));
+            return Ok(piece);
+        }
+        let all_text = std::str::from_utf8(&block.bytes).is_ok();
+        let mut judge = Judge::new(self.task);
+        for (number, line) in lines(block) {
+            let Some(line) = text_of(line, all_text) else {
+                let broken = Broken::new(Rule::InvalidUtf8Error, "the line is not UTF-8: save the file as UTF-8");
+                piece.report.count_bad(|| bad(number, broken));
+                continue;
+            };
+            let row = match judge.judge(line) {
+                Ok(row) => row,
+                Err(broken) => {
+                    piece.report.count_bad(|| bad(number, broken));
+                    continue;
+                }
+            };
+            match self.measure.map(|measure| measure.row(row)).transpose() {
+                Ok(measured) => {
+                    let kept = self.count(&mut piece.report, measured);
+                    if encode && kept {
+                        write_row(&mut piece.samples, row);
+                        piece.ends.push(piece.samples.len());
+                    }
+                }
+                Err(MeasureError::Broken(broken)) => piece.report.count_bad(|| bad(number, broken)),
+                Err(MeasureError::Tokenizer(source)) => {
+                    return Err(RowsError::Tokenizer { file: file.to_owned(), line: number, source });
+                }
+            }
+        }
+        Ok(piece)
+    }
+
+    /// Counts a good row and says whether it is kept.
+    fn count(&self, report: &mut RowsReport, measured: Option<Measured>) -> bool {
+        report.rows += 1;
+        let (Some(measure), Some(measured)) = (self.measure, measured) else {
+            report.kept += 1;
+            return true;
+        };
+        report.too_long += u64::from(measured.tokens > u64::from(measure.context));
+        if measured.trains {
+            let length = measured.cut_to(measure.context);
+            report.tokens += u64::from(length);
+            report.kept += 1;
+            *report.lengths.entry(length).or_default() += 1;
+        } else {
+            report.dropped += 1;
+        }
+        measured.trains
+    }
+}
+
+impl RowsReport {
+    fn count_bad(&mut self, row: impl FnOnce() -> BadRow) {
+        self.rows += 1;
+        self.bad += 1;
+        if self.first_bad.len() < LISTED_BAD_ROWS {
+            self.first_bad.push(row());
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.bad += other.bad;
+        let room = LISTED_BAD_ROWS - self.first_bad.len();
+        self.first_bad.extend(other.first_bad.into_iter().take(room));
+        self.dropped += other.dropped;
+        self.too_long += other.too_long;
+        self.tokens += other.tokens;
+        self.kept += other.kept;
+        for (length, count) in other.lengths {
+            *self.lengths.entry(length).or_default() += count;
+        }
+    }
+}
+
+/// A whole block is checked at once; only a block that is not UTF-8 is checked line by line.
+fn text_of(line: &[u8], all_text: bool) -> Option<&str> {
+    let text = std::str::from_utf8(line);
+    debug_assert!(!all_text || text.is_ok());
+    text.ok()
+}
+
+fn write_row(out: &mut Vec<u8>, row: Row<'_, '_>) {
+    match row {
+        Row::Pair { prompt, response } => write_sample(out, &[prompt.value().as_bytes(), response.value().as_bytes()]),
+        Row::Chat(messages) => write_sample(out, &[&conversation(messages)]),
+    }
+}
+
+/// A conversation as JSON. The strings are copied as they stand in the row: they are valid JSON already.
+fn conversation(messages: &[Message<'_>]) -> Vec<u8> {
+    let size = messages.iter().map(|message| message.content.raw().len() + 40).sum();
+    let mut json = Vec::with_capacity(size);
+    for (index, message) in messages.iter().enumerate() {
+        let open: &[u8] = if index == 0 { b"[{\"role\": \"" } else { b", {\"role\": \"" };
+        let content: &Text<'_> = &message.content;
+        for part in [open, message.role.as_str().as_bytes(), b"\", \"content\": \"", content.raw().as_bytes(), b"\"}"] {
+            json.extend_from_slice(part);
+        }
+    }
+    json.push(b']');
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::template::ChatTemplate;
+    use crate::data::tokenizer::{ModelTokenizer, tests::files};
+    use serde_json::json;
+
+    fn read(task: TaskType, context: Option<u32>, text: &[u8]) -> RowsReport {
+        let tokenizer = ModelTokenizer::load(&files(&json!({"eos_token": "</s>"}))).unwrap();
+        let template = ChatTemplate::new(&tokenizer, Some("{% for m in messages %}{{ m.content }} {% endfor %}")).unwrap();
+        let measure = context.map(|context| Measure { tokenizer: &tokenizer, template: &template, context });
+        let mut report = RowsReport::default();
+        let reader = RowReader { task, measure: measure.as_ref(), threads: 2 };
+        reader.read("f.jsonl", text, &mut report, None).unwrap();
+        report
+    }
+
+    #[test]
+    fn good_rows_are_counted_and_measured() {
+        let text = b"{\"prompt\":\"a b\",\"response\":\"c\"}\n\n{\"prompt\":\"a b c d\",\"completion\":\"a\"}\n{\"prompt\":\"a\",\"response\":\"a b c d\"}";
+        let report = read(TaskType::InstructionFinetune, Some(4), text);
+        let lengths = [(4, 2)].into_iter().collect();
+        assert_eq!(report, RowsReport { rows: 3, dropped: 1, too_long: 2, tokens: 8, kept: 2, lengths, ..RowsReport::default() });
+    }
+
+    #[test]
+    fn every_bad_row_is_counted_and_the_first_are_listed_in_order() {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        for row in 0..30_000 {
+            let _ = writeln!(text, "{{\"prompt\": \"{}\", \"response\": \"r\"{}}}", "x".repeat(100), if row % 1000 == 7 { ", \"id\": 1" } else { "" });
+        }
+        let report = read(TaskType::InstructionFinetune, None, text.as_bytes());
+        assert_eq!((report.rows, report.bad, report.kept, report.first_bad.len()), (30_000, 30, 29_970, LISTED_BAD_ROWS));
+        let lines: Vec<_> = report.first_bad.iter().map(|bad| bad.line).collect();
+        assert_eq!(lines, (0..20).map(|thousand| thousand * 1000 + 8).collect::<Vec<_>>());
+        assert!(report.first_bad[0].to_string().starts_with("f.jsonl:8: UnknownExampleTypeError: a row has"));
+    }
+
+    #[test]
+    fn lines_that_are_not_utf8_or_too_long_are_bad_rows_and_the_rest_is_read() {
+        let mut text = b"{\"prompt\":\"a\",\"response\":\"\xff\"}\n{\"prompt\":\"a\",\"response\":\"b\"}\n".to_vec();
+        text.extend(std::iter::repeat_n(b'x', MAX_LINE_BYTES + 2));
+        text.extend_from_slice(b"\n{\"prompt\":\"a\",\"response\":\"b\"}\n");
+        let report = read(TaskType::InstructionFinetune, None, &text);
+        let bad: Vec<_> = report.first_bad.iter().map(|bad| (bad.line, bad.rule)).collect();
+        assert_eq!((report.rows, report.kept), (4, 2));
+        assert_eq!(bad, [(1, Rule::InvalidUtf8Error), (3, Rule::RowTooLargeError)]);
+    }
+
+    #[test]
+    fn a_conversation_is_written_as_it_stands_in_the_row() {
+        let line = r#"{"messages": [{"content": "h\u00e9 \"x\"", "role": "user"}, {"role": "assistant", "content": "ü"}]}"#;
+        let mut judge = Judge::new(TaskType::ChatCompletion);
+        let Row::Chat(messages) = judge.judge(line).unwrap() else { panic!("not a conversation") };
+        let json = String::from_utf8(conversation(messages)).unwrap();
+        assert_eq!(json, r#"[{"role": "user", "content": "h\u00e9 \"x\""}, {"role": "assistant", "content": "ü"}]"#);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()[0]["content"], "hé \"x\"");
+    }
+
+    #[test]
+    fn a_file_that_breaks_off_names_itself() {
+        struct Failing;
+        impl Read for Failing {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("gone"))
+            }
+        }
+        let reader = RowReader { task: TaskType::ChatCompletion, measure: None, threads: 1 };
+        let error = reader.read("f.jsonl", Failing, &mut RowsReport::default(), None).unwrap_err();
+        assert_eq!(error.to_string(), "read f.jsonl: gone");
+    }
+}

@@ -1,0 +1,268 @@
+//! Finds the files of a place and streams their bytes; reads from stores and folders, writes nothing.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::place::Place;
+use super::store::Opened;
+
+/// The most text files in one folder.
+const MAX_FILES: usize = 1_000_000;
+/// Chunks of a download that wait to be read.
+const WAITING_CHUNKS: usize = 8;
+/// Longest piece that is taken from a local file at once.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// One file that can be read.
+#[derive(Debug, Clone)]
+pub struct SourceFile {
+    store: Arc<dyn ObjectStore>,
+    meta: ObjectMeta,
+    place: Place,
+}
+
+/// Why the files of a place cannot be found or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The store says no.
+    #[error("{place}: {source}")]
+    Store {
+        /// What was asked for.
+        place: String,
+        /// What the store said.
+        source: object_store::Error,
+    },
+    /// There is no text file below the folder.
+    #[error("{0} has no file whose name ends with .txt, at any depth")]
+    NoTextFiles(String),
+    /// There are too many.
+    #[error("{0} has more than {MAX_FILES} text files: join them into fewer")]
+    TooManyFiles(String),
+    /// A local file cannot be hashed.
+    #[error("{place}: {source}")]
+    Read {
+        /// The file.
+        place: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl SourceFile {
+    /// The file at this very place.
+    pub async fn find(opened: &Opened) -> Result<Self, SourceError> {
+        let meta = opened.store.head(&opened.path).await.map_err(|source| store_error(opened, source))?;
+        Ok(Self { store: Arc::clone(&opened.store), meta, place: opened.place.clone() })
+    }
+
+    /// Every file below this place whose name ends with `.txt`, in the order of their names.
+    pub async fn find_texts(opened: &Opened) -> Result<Vec<Self>, SourceError> {
+        let mut names = opened.store.list(Some(&opened.path));
+        let mut files = Vec::new();
+        while let Some(meta) = names.next().await.transpose().map_err(|source| store_error(opened, source))? {
+            if meta.location.extension() != Some("txt") {
+                continue;
+            }
+            if files.len() == MAX_FILES {
+                return Err(SourceError::TooManyFiles(opened.place.to_string()));
+            }
+            let below = meta.location.prefix_match(&opened.path).map(|parts| parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>());
+            let place = below.map_or_else(|| opened.place.clone(), |parts| opened.place.join(&parts.join("/")));
+            files.push(Self { store: Arc::clone(&opened.store), meta, place });
+        }
+        if files.is_empty() {
+            return Err(SourceError::NoTextFiles(opened.place.to_string()));
+        }
+        files.sort_by(|a, b| a.meta.location.cmp(&b.meta.location));
+        Ok(files)
+    }
+
+    /// The name to show.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.place.to_string()
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.meta.size
+    }
+
+    /// What identifies the bytes: the store's version or tag, else a hash of the content.
+    pub async fn version(&self) -> Result<String, SourceError> {
+        if !matches!(self.place, Place::File(_)) {
+            let known = self.meta.version.as_deref().or(self.meta.e_tag.as_deref());
+            let modified = self.meta.last_modified.timestamp_micros();
+            return Ok(known.map_or_else(|| format!("time:{modified}:{}", self.meta.size), |tag| format!("tag:{tag}:{}", self.meta.size)));
+        }
+        let mut reader = self.bytes(&Handle::current());
+        let hashed = tokio::task::spawn_blocking(move || {
+            let mut hash = Sha256::new();
+            io::copy(&mut reader, &mut hash).map(|_| hex(&hash.finalize()))
+        });
+        let hashed = hashed.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        hashed.map(|hash| format!("sha256:{hash}")).map_err(|source| SourceError::Read { place: self.name(), source })
+    }
+
+    /// The bytes of the file, decompressed if its name ends with `.gz`, `.zst` or `.zstd`. The reader blocks its thread.
+    #[must_use]
+    pub fn reader(&self, handle: &Handle) -> Box<dyn Read + Send> {
+        let bytes = self.bytes(handle);
+        match self.meta.location.extension() {
+            Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
+            Some("zst" | "zstd") => match zstd::stream::Decoder::new(bytes) {
+                Ok(decoder) => Box::new(decoder),
+                Err(error) => Box::new(Broken(Some(error))),
+            },
+            _ => bytes,
+        }
+    }
+
+    fn bytes(&self, handle: &Handle) -> Box<dyn Read + Send> {
+        if let Place::File(path) = &self.place {
+            return match std::fs::File::open(path) {
+                Ok(file) => Box::new(io::BufReader::with_capacity(PIECE_BYTES, file)),
+                Err(error) => Box::new(Broken(Some(error))),
+            };
+        }
+        let (sender, receiver) = mpsc::channel(WAITING_CHUNKS);
+        let (store, location) = (Arc::clone(&self.store), self.meta.location.clone());
+        handle.spawn(async move {
+            let chunks = match store.get(&location).await {
+                Ok(found) => found.into_stream().map_err(io::Error::other).boxed(),
+                Err(error) => futures::stream::once(async { Err(io::Error::other(error)) }).boxed(),
+            };
+            let mut chunks = chunks;
+            while let Some(chunk) = chunks.next().await {
+                if sender.send(chunk).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Box::new(Download { receiver, current: Bytes::new() })
+    }
+}
+
+fn store_error(opened: &Opened, source: object_store::Error) -> SourceError {
+    SourceError::Store { place: opened.place.to_string(), source }
+}
+
+/// Lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Chunks that a task downloads, as a reader for a thread.
+struct Download {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl Read for Download {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(chunk) => self.current = chunk?,
+                None => return Ok(0),
+            }
+        }
+        let length = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
+
+/// A reader that could not be opened: it fails once.
+struct Broken(Option<io::Error>);
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::dial::DialPolicy;
+    use crate::data::store::{Access, Variables};
+    use std::io::Write as _;
+
+    fn opened(path: &std::path::Path) -> Opened {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let access = Access::new(Variables::default(), DialPolicy::default()).unwrap();
+        access.open(&Place::File(path.to_owned())).unwrap()
+    }
+
+    async fn read(path: &std::path::Path) -> io::Result<String> {
+        let file = SourceFile::find(&opened(path)).await.unwrap();
+        let mut reader = file.reader(&Handle::current());
+        tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).map(|_| text)
+        })
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn text_files_are_found_at_any_depth_in_the_order_of_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("b/c")).unwrap();
+        for name in ["z.txt", "b/c/a.txt", "b/x.md", "a.txt", "b.TXT", "atxt"] {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let files = SourceFile::find_texts(&opened(folder.path())).await.unwrap();
+        let names: Vec<_> = files.iter().map(|file| file.name().replace(folder.path().to_str().unwrap(), "")).collect();
+        assert_eq!(names, ["/a.txt", "/b/c/a.txt", "/z.txt"]);
+    }
+
+    #[tokio::test]
+    async fn a_folder_without_text_files_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = SourceFile::find_texts(&opened(folder.path())).await.unwrap_err();
+        assert!(error.to_string().ends_with("has no file whose name ends with .txt, at any depth"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn compressed_files_are_read_as_what_they_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let gz = folder.path().join("a.jsonl.gz");
+        // Two members: what `cat a.gz b.gz` makes.
+        let mut bytes = Vec::new();
+        for part in ["one\n", "two\n"] {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(part.as_bytes()).unwrap();
+            bytes.extend(encoder.finish().unwrap());
+        }
+        std::fs::write(&gz, &bytes).unwrap();
+        assert_eq!(read(&gz).await.unwrap(), "one\ntwo\n");
+        let zst = folder.path().join("a.jsonl.zst");
+        std::fs::write(&zst, zstd::bulk::compress(b"three\n", 3).unwrap()).unwrap();
+        assert_eq!(read(&zst).await.unwrap(), "three\n");
+        std::fs::write(&gz, &bytes[..bytes.len() - 9]).unwrap();
+        assert!(read(&gz).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_version_of_a_local_file_is_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        std::fs::write(&path, "x").unwrap();
+        let version = SourceFile::find(&opened(&path)).await.unwrap().version().await.unwrap();
+        assert_eq!(version, "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881");
+    }
+}

@@ -1,0 +1,350 @@
+//! Text files to one stream of tokens in samples of equal length, as LLM Foundry's `convert_text_to_mds` makes them in
+//! one process; reads and tokenizes on all cores, writes only to its sink.
+//!
+//! Each file is cut into pieces of 1,000,000 characters that are tokenized one by one; the token that begins a text is
+//! taken off all pieces of a file but the first; what ends a text stands between the files; the tail that fills no
+//! sample is left out.
+
+use std::io::{self, Read};
+
+use super::mds::write_tokens;
+use super::ordered::{Stopped, ordered};
+use super::sink::{Sink, SinkError};
+use super::tokenizer::{ModelTokenizer, TokenizerError};
+
+/// Characters that are tokenized at once: the engine's own number, on which the tokens depend.
+const PIECE_CHARACTERS: usize = 1_000_000;
+const READ_BYTES: usize = 1 << 16;
+
+/// Why text could not be converted.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// A file cannot be read.
+    #[error("read {file}: {source}")]
+    Read {
+        /// The file.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is not UTF-8.
+    #[error("{file} is not UTF-8 (byte {at}): save it as UTF-8")]
+    NotUtf8 {
+        /// The file.
+        file: String,
+        /// Where it stops being UTF-8.
+        at: u64,
+    },
+    /// A piece of text cannot be tokenized.
+    #[error("{file}: {source}")]
+    Tokenizer {
+        /// The file.
+        file: String,
+        /// Why.
+        source: TokenizerError,
+    },
+    /// A sample cannot be stored.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// A thread panicked: a defect of this program or of the tokenizer.
+    #[error("a thread panicked while tokenizing text")]
+    Panicked,
+}
+
+/// How text becomes samples.
+pub struct TextReader<'m> {
+    /// The model's tokenizer.
+    pub tokenizer: &'m ModelTokenizer,
+    /// Tokens in a sample.
+    pub length: usize,
+    /// Tokens before each file.
+    pub begin: Vec<u32>,
+    /// Tokens behind each file.
+    pub end: Vec<u32>,
+    /// Whether a sample may go on in the next.
+    pub wrap: bool,
+    /// Threads to work on.
+    pub threads: usize,
+}
+
+/// What was found in the text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TextReport {
+    /// Files read.
+    pub files: u64,
+    /// Samples written.
+    pub samples: u64,
+    /// Tokens in all files, written or left out at the end.
+    pub tokens: u64,
+}
+
+enum Piece {
+    Text { file: usize, first: bool, text: String },
+    End,
+}
+
+enum Tokens {
+    Piece { first: bool, ids: Vec<u32> },
+    End,
+}
+
+impl TextReader<'_> {
+    /// Reads all files, in this order. `open` gives the bytes of one.
+    pub fn read<R: Read + Send>(
+        &self,
+        names: &[String],
+        open: impl Fn(usize) -> R + Sync,
+        mut write: impl FnMut(&[u32]) -> Result<(), SinkError>,
+    ) -> Result<TextReport, TextError> {
+        let mut report = TextReport { files: names.len() as u64, ..TextReport::default() };
+        let mut at = 0;
+        let mut current: Option<Pieces<R>> = None;
+        let mut buffer: Vec<u32> = Vec::new();
+        let mut begun = false;
+        let mut samples = |buffer: &mut Vec<u32>| -> Result<(), TextError> {
+            let mut start = 0;
+            while buffer.len() - start >= self.length {
+                write(&buffer[start..start + self.length])?;
+                report.samples += 1;
+                start = if self.wrap { start + self.length } else { buffer.len() };
+            }
+            buffer.drain(..start);
+            Ok(())
+        };
+        let mut tokens = 0;
+        ordered(
+            self.threads,
+            || {
+                if at == names.len() {
+                    return Ok(None);
+                }
+                let pieces = current.get_or_insert_with(|| Pieces::new(open(at)));
+                let first = pieces.is_new();
+                match pieces.next_piece() {
+                    Ok(Some(text)) => Ok(Some(Piece::Text { file: at, first, text })),
+                    Ok(None) => {
+                        at += 1;
+                        current = None;
+                        Ok(Some(Piece::End))
+                    }
+                    Err(PieceError::Read(source)) => Err(TextError::Read { file: names[at].clone(), source }),
+                    Err(PieceError::NotUtf8(byte)) => Err(TextError::NotUtf8 { file: names[at].clone(), at: byte }),
+                }
+            },
+            |piece| match piece {
+                Piece::End => Ok(Tokens::End),
+                Piece::Text { file, first, text } => {
+                    let ids = self.tokenizer.encode(&text, true);
+                    let mut ids = ids.map_err(|source| TextError::Tokenizer { file: names[file].clone(), source })?;
+                    if !first && ids.first().is_some_and(|&id| Some(id) == self.tokenizer.begin()) {
+                        ids.remove(0);
+                    }
+                    Ok(Tokens::Piece { first, ids })
+                }
+            },
+            |piece| {
+                match piece {
+                    Tokens::Piece { first, ids } => {
+                        if first {
+                            begun = true;
+                            buffer.extend_from_slice(&self.begin);
+                            tokens += self.begin.len();
+                        }
+                        tokens += ids.len();
+                        buffer.extend_from_slice(&ids);
+                        samples(&mut buffer)?;
+                    }
+                    Tokens::End => {
+                        if !begun {
+                            buffer.extend_from_slice(&self.begin);
+                            tokens += self.begin.len();
+                        }
+                        begun = false;
+                        buffer.extend_from_slice(&self.end);
+                        tokens += self.end.len();
+                    }
+                }
+                Ok(())
+            },
+        )
+        .map_err(|stopped| match stopped {
+            Stopped::Failed(error) => error,
+            Stopped::Panicked => TextError::Panicked,
+        })?;
+        samples(&mut buffer)?;
+        report.tokens = tokens as u64;
+        Ok(report)
+    }
+
+    /// The same, into a sink.
+    pub fn store<R: Read + Send>(&self, names: &[String], open: impl Fn(usize) -> R + Sync, sink: &mut Sink) -> Result<TextReport, TextError> {
+        let mut sample = Vec::new();
+        self.read(names, open, |tokens| {
+            sample.clear();
+            write_tokens(&mut sample, tokens);
+            sink.push(&sample)
+        })
+    }
+}
+
+enum PieceError {
+    Read(io::Error),
+    NotUtf8(u64),
+}
+
+/// Pieces of a text file with every line end made a line feed, as Python reads text.
+struct Pieces<R> {
+    reader: R,
+    bytes: Vec<u8>,
+    text: String,
+    characters: usize,
+    after_return: bool,
+    read: u64,
+    new: bool,
+    ended: bool,
+}
+
+impl<R: Read> Pieces<R> {
+    fn new(reader: R) -> Self {
+        Self { reader, bytes: Vec::new(), text: String::new(), characters: 0, after_return: false, read: 0, new: true, ended: false }
+    }
+
+    fn is_new(&self) -> bool {
+        self.new
+    }
+
+    fn next_piece(&mut self) -> Result<Option<String>, PieceError> {
+        while !self.ended && self.characters < PIECE_CHARACTERS {
+            self.fill()?;
+        }
+        if self.text.is_empty() {
+            return Ok(None);
+        }
+        self.new = false;
+        let rest = match self.text.char_indices().nth(PIECE_CHARACTERS) {
+            Some((at, _)) => self.text.split_off(at),
+            None => String::new(),
+        };
+        self.characters = rest.chars().count();
+        Ok(Some(std::mem::replace(&mut self.text, rest)))
+    }
+
+    fn fill(&mut self) -> Result<(), PieceError> {
+        let kept = self.bytes.len();
+        let read = self.reader.by_ref().take(READ_BYTES as u64).read_to_end(&mut self.bytes).map_err(PieceError::Read)?;
+        self.ended = read == 0;
+        self.read += read as u64;
+        let (text, incomplete) = match std::str::from_utf8(&self.bytes) {
+            Ok(text) => (text, 0),
+            Err(error) => {
+                let bad = PieceError::NotUtf8(self.read - (self.bytes.len() - error.valid_up_to()) as u64);
+                if error.error_len().is_some() || (self.ended && kept > 0) {
+                    return Err(bad);
+                }
+                let text = std::str::from_utf8(&self.bytes[..error.valid_up_to()]).unwrap_or_default();
+                (text, self.bytes.len() - error.valid_up_to())
+            }
+        };
+        for part in text.split_inclusive(['\r', '\n']) {
+            let (line, end) = match part.as_bytes().last() {
+                Some(b'\r' | b'\n') => part.split_at(part.len() - 1),
+                _ => (part, ""),
+            };
+            // A line feed right behind a return belongs to it.
+            let swallowed = self.after_return && line.is_empty() && end == "\n";
+            self.after_return = end == "\r";
+            self.text.push_str(line);
+            self.characters += line.chars().count();
+            if !end.is_empty() && !swallowed {
+                self.text.push('\n');
+                self.characters += 1;
+            }
+        }
+        let keep_from = self.bytes.len() - incomplete;
+        self.bytes.drain(..keep_from);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::tokenizer::tests::files;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn convert(config: &Value, length: usize, wrap: bool, begin: &[u32], end: &[u32], texts: &[&[u8]]) -> Result<(Vec<Vec<u32>>, TextReport), TextError> {
+        let tokenizer = ModelTokenizer::load(&files(config)).unwrap();
+        let reader = TextReader { tokenizer: &tokenizer, length, begin: begin.to_vec(), end: end.to_vec(), wrap, threads: 2 };
+        let names: Vec<_> = (0..texts.len()).map(|index| format!("{index}.txt")).collect();
+        let mut samples = Vec::new();
+        let report = reader.read(&names, |index| texts[index], |sample| {
+            samples.push(sample.to_vec());
+            Ok(())
+        })?;
+        Ok((samples, report))
+    }
+
+    fn plain() -> Value {
+        json!({"eos_token": "</s>"})
+    }
+
+    #[test]
+    fn files_are_joined_with_what_ends_a_text_and_the_tail_is_left_out() {
+        let (samples, report) = convert(&plain(), 3, true, &[], &[2], &[b"a b", b"c d", b""]).unwrap();
+        assert_eq!(samples, [[10, 11, 2], [12, 13, 2]]);
+        assert_eq!(report, TextReport { files: 3, samples: 2, tokens: 7 });
+    }
+
+    #[test]
+    fn every_file_begins_even_an_empty_one() {
+        let (samples, report) = convert(&plain(), 2, true, &[1], &[2], &[b"", b"a", b""]).unwrap();
+        assert_eq!(samples, [[1, 2], [1, 10], [2, 1]]);
+        assert_eq!(report.tokens, 7);
+    }
+
+    #[test]
+    fn without_wrapping_the_rest_behind_a_sample_is_left_out() {
+        let (samples, _) = convert(&plain(), 2, false, &[], &[2], &[b"a b c d", b"c d"]).unwrap();
+        assert_eq!(samples, [[10, 11], [2, 12]]);
+    }
+
+    #[test]
+    fn only_the_first_piece_of_a_file_begins_a_text() {
+        let llama = json!({"tokenizer_class": "LlamaTokenizer"});
+        let long = "a ".repeat(PIECE_CHARACTERS / 2 + 1);
+        let (samples, report) = convert(&llama, 1, true, &[], &[], &[long.as_bytes(), b"b"]).unwrap();
+        assert_eq!(report.tokens as usize, 1 + PIECE_CHARACTERS / 2 + 1 + 2);
+        assert_eq!(samples.iter().filter(|sample| sample[0] == 1).count(), 2);
+    }
+
+    #[test]
+    fn a_file_that_is_not_utf8_is_named_with_the_byte() {
+        for (text, at) in [(&b"ab\xffcd"[..], 2), (b"ab\xc3", 2), (b"\xe2\x82", 0)] {
+            let error = convert(&plain(), 2, true, &[], &[], &[b"fine", text]).unwrap_err();
+            assert_eq!(error.to_string(), format!("1.txt is not UTF-8 (byte {at}): save it as UTF-8"));
+        }
+    }
+
+    fn pieces(bytes: &[u8]) -> Vec<String> {
+        let mut pieces = Pieces::new(bytes);
+        std::iter::from_fn(|| pieces.next_piece().unwrap_or_else(|_| panic!("not text"))).collect()
+    }
+
+    #[test]
+    fn pieces_are_cut_by_characters_and_not_by_bytes() {
+        let text = "é€😀a".repeat(PIECE_CHARACTERS / 2);
+        let counts: Vec<_> = pieces(text.as_bytes()).iter().map(|piece| piece.chars().count()).collect();
+        assert_eq!(counts, [PIECE_CHARACTERS, PIECE_CHARACTERS]);
+        assert_eq!(pieces(text.as_bytes()).concat(), text);
+    }
+
+    proptest! {
+        #[test]
+        fn line_ends_become_line_feeds_wherever_the_bytes_are_cut(text in "[aé\r\n]{0,40}", padding in READ_BYTES - 20..READ_BYTES) {
+            let text = "x".repeat(padding) + &text;
+            let expected = text.replace("\r\n", "\n").replace('\r', "\n");
+            prop_assert_eq!(pieces(text.as_bytes()).concat(), expected);
+        }
+    }
+}
