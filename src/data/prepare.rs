@@ -1,0 +1,363 @@
+//! One source of a run to converted data below the save folder, or to what was converted there before; the only module
+//! that ties the steps of the data path together.
+
+use std::sync::Arc;
+
+use object_store::ObjectStoreExt as _;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
+
+use super::mds::{INDEX, Layout, WRITER_VERSION};
+use super::model::Model;
+use super::packing::Lengths;
+use super::place::Place;
+use super::rows::{RowReader, RowsError, RowsReport};
+use super::rule::BadRow;
+use super::sink::{Sink, SinkError};
+use super::source::{SourceError, SourceFile, hex};
+use super::store::{Access, OpenError, Opened};
+use super::text::{TextError, TextReader};
+use super::turns::Measure;
+use crate::api::TaskType;
+
+/// What was found, kept beside the shards for the next run that reads the same data.
+const REPORT: &str = "report.json";
+const MAX_REPORT_BYTES: u64 = 64 << 20;
+
+/// Why a source could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The place cannot be opened.
+    #[error("{place}: {source}")]
+    Open {
+        /// The place.
+        place: String,
+        /// Why.
+        source: OpenError,
+    },
+    /// The files cannot be found.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The rows cannot be read to their end.
+    #[error(transparent)]
+    Rows(#[from] RowsError),
+    /// The text cannot be read to its end.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The converted data cannot be stored or looked for.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The work was stopped.
+    #[error("the conversion was stopped: {0}")]
+    Stopped(#[from] tokio::task::JoinError),
+}
+
+/// What a source is prepared for.
+#[derive(Debug, Clone)]
+pub struct Preparation {
+    /// How places are opened.
+    pub access: Access,
+    /// How rows are read.
+    pub task: TaskType,
+    /// Longest sequence in tokens.
+    pub context: u32,
+    /// The model whose tokenizer and template count.
+    pub model: Arc<Model>,
+    /// Root of everything that the run writes.
+    pub save_folder: Opened,
+    /// Threads to work on.
+    pub threads: usize,
+}
+
+/// What became of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Identity of the bytes that were read.
+    pub digest: String,
+    /// Rows, or text files, read.
+    pub rows: u64,
+    /// Tokens kept.
+    pub tokens: u64,
+    /// Rows longer than the context.
+    pub too_long: u64,
+    /// Rows with nothing to train on.
+    pub dropped: u64,
+    /// Rows that break a rule.
+    pub bad: u64,
+    /// The first of them.
+    pub first_bad: Vec<BadRow>,
+    /// Samples written.
+    pub samples: u64,
+    /// How long the kept rows are.
+    pub lengths: Lengths,
+    /// Folder of the converted data; none if there are bad rows or no samples.
+    pub mds: Option<String>,
+    /// Whether it was there already.
+    pub cached: bool,
+}
+
+/// What is kept beside the shards.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Kept {
+    version: u32,
+    digest: String,
+    rows: u64,
+    tokens: u64,
+    too_long: u64,
+    dropped: u64,
+    samples: u64,
+    lengths: Vec<(u32, u64)>,
+}
+
+impl Preparation {
+    /// Converts the source, unless the same source was converted for the same model and options before.
+    pub async fn prepare(&self, place: &Place) -> Result<Prepared, PrepareError> {
+        let opened = self.access.open(place).map_err(|source| PrepareError::Open { place: place.to_string(), source })?;
+        let files = match self.task {
+            TaskType::ContinuedPretrain => SourceFile::find_texts(&opened).await?,
+            TaskType::InstructionFinetune | TaskType::ChatCompletion => vec![SourceFile::find(&opened).await?],
+        };
+        let mut versions = Vec::with_capacity(files.len());
+        for file in &files {
+            versions.push((file.name(), file.version().await?));
+        }
+        let digest = hash(&json!(versions));
+        let folder = self.save_folder.join(&format!("mds/{}", self.key(&digest)));
+        if let Some(kept) = find_kept(&folder).await? {
+            return Ok(kept.prepared(&folder));
+        }
+        let this = self.clone();
+        let handle = Handle::current();
+        let prepared = tokio::task::spawn_blocking(move || match this.task {
+            TaskType::ContinuedPretrain => this.convert_text(&files, digest, folder, &handle),
+            TaskType::InstructionFinetune | TaskType::ChatCompletion => this.convert_rows(&files, digest, folder, &handle),
+        });
+        prepared.await?
+    }
+
+    /// Everything that the converted bytes depend on.
+    fn key(&self, digest: &str) -> String {
+        let all = json!({"writer": WRITER_VERSION, "source": digest, "task": self.task, "model": self.model.digest,
+            "context": self.context, "targetPrompts": "none", "targetResponses": "last"});
+        hash(&all)[..40].to_owned()
+    }
+
+    fn convert_rows(&self, files: &[SourceFile], digest: String, folder: Opened, handle: &Handle) -> Result<Prepared, PrepareError> {
+        let layout = if self.task == TaskType::ChatCompletion { Layout::Chat } else { Layout::Pair };
+        let measure = Measure { tokenizer: &self.model.tokenizer, template: &self.model.template, context: self.context };
+        let reader = RowReader { task: self.task, measure: Some(&measure), threads: self.threads };
+        let mut sink = Sink::new(layout, folder.clone(), handle.clone());
+        let mut report = RowsReport::default();
+        for file in files {
+            if let Err(error) = reader.read(&file.name(), file.reader(handle), &mut report, Some(&mut sink)) {
+                sink.abandon();
+                return Err(error.into());
+            }
+        }
+        let mut prepared = Prepared {
+            digest,
+            rows: report.rows,
+            tokens: report.tokens,
+            too_long: report.too_long,
+            dropped: report.dropped,
+            bad: report.bad,
+            first_bad: report.first_bad,
+            samples: report.kept,
+            lengths: report.lengths,
+            mds: None,
+            cached: false,
+        };
+        prepared.store(sink, &folder)?;
+        Ok(prepared)
+    }
+
+    fn convert_text(&self, files: &[SourceFile], digest: String, folder: Opened, handle: &Handle) -> Result<Prepared, PrepareError> {
+        let tokenizer = &self.model.tokenizer;
+        let end = tokenizer.encode(tokenizer.end_text(), false);
+        let end = end.map_err(|source| TextError::Tokenizer { file: "the text of eos_token".to_owned(), source })?;
+        let reader =
+            TextReader { tokenizer, length: self.context as usize, begin: Vec::new(), end, wrap: true, threads: self.threads };
+        let names: Vec<_> = files.iter().map(SourceFile::name).collect();
+        let mut sink = Sink::new(Layout::Tokens, folder.clone(), handle.clone());
+        let report = match reader.store(&names, |index| files[index].reader(handle), &mut sink) {
+            Ok(report) => report,
+            Err(error) => {
+                sink.abandon();
+                return Err(error.into());
+            }
+        };
+        let mut prepared = Prepared {
+            digest,
+            rows: report.files,
+            tokens: report.samples * u64::from(self.context),
+            too_long: 0,
+            dropped: 0,
+            bad: 0,
+            first_bad: Vec::new(),
+            samples: report.samples,
+            lengths: [(self.context, report.samples)].into_iter().collect(),
+            mds: None,
+            cached: false,
+        };
+        prepared.store(sink, &folder)?;
+        Ok(prepared)
+    }
+}
+
+impl Prepared {
+    /// Makes the converted data complete, or removes them if they cannot be trained on.
+    fn store(&mut self, sink: Sink, folder: &Opened) -> Result<(), SinkError> {
+        if self.bad > 0 || self.samples == 0 {
+            sink.abandon();
+            return Ok(());
+        }
+        let kept = Kept {
+            version: 1,
+            digest: self.digest.clone(),
+            rows: self.rows,
+            tokens: self.tokens,
+            too_long: self.too_long,
+            dropped: self.dropped,
+            samples: self.samples,
+            lengths: self.lengths.iter().map(|(&length, &count)| (length, count)).collect(),
+        };
+        sink.finish(REPORT, json!(kept).to_string().as_bytes())?;
+        self.mds = Some(folder.place.to_string());
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn prepared(self, folder: &Opened) -> Prepared {
+        Prepared {
+            digest: self.digest,
+            rows: self.rows,
+            tokens: self.tokens,
+            too_long: self.too_long,
+            dropped: self.dropped,
+            bad: 0,
+            first_bad: Vec::new(),
+            samples: self.samples,
+            lengths: self.lengths.into_iter().collect(),
+            mds: Some(folder.place.to_string()),
+            cached: true,
+        }
+    }
+}
+
+/// What an earlier run left; none unless its index, which is written last, is there too.
+async fn find_kept(folder: &Opened) -> Result<Option<Kept>, SinkError> {
+    let failed = |name: &str, source| SinkError::Write { name: folder.join(name).place.to_string(), source };
+    match folder.store.head(&folder.join(INDEX).path).await {
+        Ok(_) => {}
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(source) => return Err(failed(INDEX, source)),
+    }
+    let report = match folder.store.get(&folder.join(REPORT).path).await {
+        Ok(report) if report.meta.size <= MAX_REPORT_BYTES => report.bytes().await,
+        Ok(_) | Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(source) => Err(source),
+    };
+    let report = report.map_err(|source| failed(REPORT, source))?;
+    Ok(serde_json::from_slice(&report).ok().filter(|kept: &Kept| kept.version == 1 && kept.samples > 0))
+}
+
+fn hash(value: &serde_json::Value) -> String {
+    hex(&Sha256::digest(value.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::dial::DialPolicy;
+    use crate::data::model::ModelFolder;
+    use crate::data::store::Variables;
+    use crate::data::tokenizer::tests::word_tokenizer;
+    use std::path::Path;
+
+    struct Bench {
+        folder: tempfile::TempDir,
+        preparation: Preparation,
+    }
+
+    impl Bench {
+        async fn new(task: TaskType, context: u32) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let model = folder.path().join("model");
+            std::fs::create_dir_all(&model).unwrap();
+            std::fs::create_dir_all(folder.path().join("out")).unwrap();
+            std::fs::write(model.join("tokenizer.json"), word_tokenizer().to_string()).unwrap();
+            std::fs::write(model.join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let access = Access::new(Variables::default(), DialPolicy::default()).unwrap();
+            let model = ModelFolder::open(&access, &Place::File(model), None).unwrap().load(None).await.unwrap();
+            let save_folder = access.open(&Place::File(folder.path().join("out"))).unwrap();
+            let preparation = Preparation { access, task, context, model: Arc::new(model), save_folder, threads: 2 };
+            Self { folder, preparation }
+        }
+
+        async fn prepare(&self, name: &str, content: &str) -> Result<Prepared, PrepareError> {
+            let path = self.folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, content).unwrap();
+            let place = if self.preparation.task == TaskType::ContinuedPretrain { path.parent().unwrap() } else { &path };
+            self.preparation.prepare(&Place::File(place.to_owned())).await
+        }
+
+        fn files(&self, prepared: &Prepared) -> Vec<String> {
+            let folder = prepared.mds.as_deref().map_or_else(|| self.folder.path().join("out"), |mds| Path::new(mds).to_owned());
+            let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    const ROWS: &str = "{\"prompt\":\"a b\",\"response\":\"c\"}\n{\"prompt\":\"a b c d\",\"response\":\"a\"}\n";
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rows_are_converted_once_and_found_again() {
+        let bench = Bench::new(TaskType::InstructionFinetune, 4).await;
+        let first = bench.prepare("rows.jsonl", ROWS).await.unwrap();
+        assert_eq!((first.rows, first.tokens, first.too_long, first.dropped, first.samples, first.cached), (2, 4, 1, 1, 1, false));
+        assert_eq!(bench.files(&first), ["index.json", "report.json", "shard.00000.mds.zstd"]);
+        let shard = |prepared: &Prepared| std::fs::read(Path::new(prepared.mds.as_deref().unwrap()).join("shard.00000.mds.zstd")).unwrap();
+        let bytes = shard(&first);
+        let second = bench.prepare("rows.jsonl", ROWS).await.unwrap();
+        assert_eq!(second, Prepared { cached: true, ..first.clone() });
+        std::fs::remove_dir_all(first.mds.as_deref().unwrap()).unwrap();
+        let third = bench.prepare("rows.jsonl", ROWS).await.unwrap();
+        assert_eq!((third == first, shard(&third) == bytes), (true, true));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn other_data_and_other_options_have_other_keys() {
+        let bench = Bench::new(TaskType::InstructionFinetune, 4).await;
+        let mut keys = std::collections::BTreeSet::new();
+        keys.insert(bench.prepare("rows.jsonl", ROWS).await.unwrap().mds);
+        keys.insert(bench.prepare("rows.jsonl", &ROWS.replace('b', "c")).await.unwrap().mds);
+        let longer = Preparation { context: 8, ..bench.preparation.clone() };
+        keys.insert(longer.prepare(&Place::File(bench.folder.path().join("rows.jsonl"))).await.unwrap().mds);
+        assert_eq!(keys.len(), 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_bad_row_means_that_nothing_is_stored() {
+        let bench = Bench::new(TaskType::InstructionFinetune, 4).await;
+        let prepared = bench.prepare("rows.jsonl", &format!("{ROWS}[]\n")).await.unwrap();
+        assert_eq!((prepared.rows, prepared.bad, prepared.mds.as_deref()), (3, 1, None));
+        assert_eq!(prepared.first_bad[0].line, 3);
+        assert_eq!(bench.files(&prepared), [""; 0]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn text_is_converted_to_samples_of_the_context_length() {
+        let bench = Bench::new(TaskType::ContinuedPretrain, 3).await;
+        let prepared = bench.prepare("texts/a.txt", "a b c d a b").await.unwrap();
+        assert_eq!((prepared.rows, prepared.tokens, prepared.samples), (1, 6, 2));
+        let tiny = bench.prepare("tiny/a.txt", "a").await.unwrap();
+        assert_eq!((tiny.samples, tiny.mds), (0, None));
+    }
+}
