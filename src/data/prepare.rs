@@ -116,6 +116,11 @@ impl Preparation {
     /// Converts the source, unless the same source was converted for the same model and options before.
     pub async fn prepare(&self, place: &Place) -> Result<Prepared, PrepareError> {
         let opened = self.access.open(place).map_err(|source| PrepareError::Open { place: place.to_string(), source })?;
+        self.prepare_opened(opened).await
+    }
+
+    /// The same for a place that is open.
+    pub async fn prepare_opened(&self, opened: Opened) -> Result<Prepared, PrepareError> {
         let files = match self.task {
             TaskType::ContinuedPretrain => SourceFile::find_texts(&opened).await?,
             TaskType::InstructionFinetune | TaskType::ChatCompletion => vec![SourceFile::find(&opened).await?],

@@ -116,7 +116,9 @@ pub async fn judge(context: &Context, start: Instant, say: Say<'_>) -> Verdict {
     if plan.convert_data && passed(&checks) {
         prepared = stage::prepare(context, start + Duration::from_secs(deadlines.data_seconds.into())).await;
         tell(&prepared.checks);
-        checks.append(&mut prepared.checks);
+        for check in prepared.checks.drain(..) {
+            replace(&mut checks, check);
+        }
     }
     let mut mlflow = None;
     if let Some(target) = plan.mlflow.as_ref().filter(|_| passed(&checks)) {
@@ -125,8 +127,7 @@ pub async fn judge(context: &Context, start: Instant, say: Say<'_>) -> Verdict {
             Err(failure) => {
                 let failed = failure.into_check(CheckName::Mlflow, checks::MLFLOW_FIELD);
                 say(&line(&failed));
-                checks.retain(|check| check.name != CheckName::Mlflow);
-                checks.push(failed);
+                replace(&mut checks, failed);
             }
         }
     }
@@ -137,6 +138,12 @@ pub async fn judge(context: &Context, start: Instant, say: Say<'_>) -> Verdict {
         store(context, report, say).await;
     }
     verdict
+}
+
+/// The later result of a check counts.
+fn replace(checks: &mut Vec<Check>, check: Check) {
+    checks.retain(|earlier| earlier.name != check.name);
+    checks.push(check);
 }
 
 fn passed(checks: &[Check]) -> bool {

@@ -1,10 +1,31 @@
 //! Hands the data to the data path: opens the sources, the tokenizer and the output, and reads the result as checks.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::checks::Context;
-use super::verdict::{Check, DataReport};
+use super::failure::{Asked, Failure};
+use super::place::Place;
+use super::store::Opened;
+use super::verdict::{Check, CheckName, DataReport, SourceReport};
+use crate::api::TaskType;
+use crate::api::secret_ref::SecretKind;
+use crate::data::dial::DialPolicy;
+use crate::data::model::{Model, ModelError, ModelFolder};
+use crate::data::packing;
+use crate::data::prepare::{self, Preparation, PrepareError};
+use crate::data::rows::RowsError;
+use crate::data::rule::BadRow;
+use crate::data::sink::SinkError;
+use crate::data::store::{Access, Variables};
+use crate::data::text::TextError;
+
+/// Bad rows that a message shows; the report has more of them.
+const SHOWN_ROWS: usize = 3;
 
 /// What the data path found.
 #[derive(Debug, Default)]
@@ -14,6 +35,201 @@ pub(super) struct Prepared {
     pub(super) bad_rows: Value,
 }
 
-pub(super) async fn prepare(_context: &Context, _deadline: Instant) -> Prepared {
-    Prepared::default()
+/// Reads, judges and converts the data until `deadline`.
+pub(super) async fn prepare(context: &Context, deadline: Instant) -> Prepared {
+    match tokio::time::timeout_at(deadline, all(context)).await {
+        Ok(Ok(prepared)) => prepared,
+        Ok(Err(check)) => Prepared { checks: vec![check], ..Prepared::default() },
+        Err(_) => {
+            let message = "the data were not read and converted within their time; split them, or ask the administrator for a longer data deadline";
+            let failure = Failure::infrastructure("DeadlineExceeded", message.to_owned());
+            Prepared { checks: vec![failure.into_check(CheckName::TrainRows, "spec.trainDataPath")], ..Prepared::default() }
+        }
+    }
+}
+
+async fn all(context: &Context) -> Result<Prepared, Check> {
+    let plan = &context.plan;
+    let access = access(context).map_err(|failure| failure.into_check(CheckName::Model, "spec.model"))?;
+    let model = model(context, &access).await.map_err(|failure| failure.into_check(CheckName::Model, "spec.model"))?;
+    let folder = context.stores.open(&plan.save_folder).map_err(|failure| failure.into_check(CheckName::SaveFolder, "spec.saveFolder"))?;
+    let preparation = Preparation {
+        access,
+        task: plan.task_type,
+        context: plan.context_length,
+        model: Arc::new(model),
+        save_folder: for_data(&folder).map_err(|failure| failure.into_check(CheckName::SaveFolder, "spec.saveFolder"))?,
+        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    };
+    let mut checks = Vec::new();
+    let mut reports = [None, None];
+    let mut bad_rows = json!({});
+    let mut cached = true;
+    let mut ratio = 1.0;
+    let sources = [
+        (CheckName::TrainRows, "spec.trainDataPath", "train", Some(&plan.train)),
+        (CheckName::EvalRows, "spec.evalDataPath", "eval", plan.eval.as_ref()),
+    ];
+    for (index, (name, field, key, text)) in sources.into_iter().enumerate() {
+        let Some(text) = text else { continue };
+        let found = match source(context, &preparation, text, &folder.asked).await {
+            Ok(found) => found,
+            Err(failure) => {
+                checks.push(failure.into_check(name, field));
+                continue;
+            }
+        };
+        checks.push(verdict(text, &found).map_or_else(|failure| failure.into_check(name, field), |()| Check::pass(name)));
+        if name == CheckName::TrainRows && plan.packing && plan.task_type != TaskType::ContinuedPretrain {
+            ratio = packing::ratio(&found.lengths, plan.context_length, plan.global_batch_size, plan.world_size);
+        }
+        cached &= found.cached;
+        bad_rows[key] = json!(found.first_bad);
+        reports[index] = Some(report(text, found));
+    }
+    let [train, eval] = reports;
+    Ok(Prepared { checks, report: Some(DataReport { train, eval, packing_ratio: ratio, cached }), bad_rows })
+}
+
+async fn source(context: &Context, preparation: &Preparation, text: &str, output: &Asked) -> Result<prepare::Prepared, Failure> {
+    let opened = context.stores.open(text)?;
+    let for_data = for_data(&opened)?;
+    preparation.prepare_opened(for_data).await.map_err(|error| explain(&error, &opened.asked, output))
+}
+
+/// What the rows are good for.
+fn verdict(text: &str, found: &prepare::Prepared) -> Result<(), Failure> {
+    if found.bad > 0 {
+        let shown: Vec<_> = found.first_bad.iter().take(SHOWN_ROWS).map(sentence).collect();
+        let message = format!("{} of {} rows of {text} break a rule; mend or remove them: {}", found.bad, found.rows, shown.join("; "));
+        return Err(Failure::data("BadRows", message));
+    }
+    if found.rows == 0 {
+        return Err(Failure::data("EmptyData", format!("{text} has no rows")));
+    }
+    if found.samples == 0 {
+        let message = format!(
+            "{text} has nothing to train on: none of its {} rows (or files) is left after {} that have no room for a response or are too short; \
+             check the data and spec.contextLength",
+            found.rows, found.dropped
+        );
+        return Err(Failure::data("NothingToTrainOn", message));
+    }
+    Ok(())
+}
+
+fn sentence(row: &BadRow) -> String {
+    let file = row.file.rsplit('/').next().unwrap_or_default();
+    format!("{file} line {}: {}: {}", row.line, row.rule.as_str(), row.message)
+}
+
+fn report(text: &str, found: prepare::Prepared) -> SourceReport {
+    SourceReport {
+        source: text.to_owned(),
+        digest: found.digest,
+        rows: found.rows,
+        tokens: found.tokens,
+        too_long: found.too_long,
+        dropped: found.dropped,
+        bad: found.bad,
+        samples: found.samples,
+        mds: found.mds,
+    }
+}
+
+fn for_data(opened: &Opened) -> Result<crate::data::store::Opened, Failure> {
+    let place = crate::data::place::Place::parse(&opened.asked.place).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
+    Ok(crate::data::store::Opened { store: Arc::clone(&opened.store), path: opened.path.clone(), place })
+}
+
+fn access(context: &Context) -> Result<Access, Failure> {
+    let mut variables = Variables::default();
+    let token = context.secrets.value(SecretKind::Hf, "HF_TOKEN");
+    let named: BTreeMap<_, _> = [("HF_ENDPOINT", context.environment.get("HF_ENDPOINT").cloned()), ("HF_TOKEN", token)].into();
+    for (name, value) in named {
+        if let Some(value) = value {
+            variables.set(name, value);
+        }
+    }
+    let api_server = context.environment.get("KUBERNETES_SERVICE_HOST").and_then(|host| host.parse().ok());
+    let policy = DialPolicy { loopback: context.dialer.allows_local(), denied: api_server.into_iter().collect() };
+    Access::new(variables, policy).map_err(|error| Failure::infrastructure("NoClient", error.to_string()))
+}
+
+async fn model(context: &Context, access: &Access) -> Result<Model, Failure> {
+    let weights = context.weights();
+    let asked;
+    let folder = match Place::parse(&weights) {
+        Ok(Place::Hub(_)) => {
+            asked = None;
+            let place = crate::data::place::Place::parse(&weights).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
+            ModelFolder::open(access, &place, context.plan.model.revision.as_deref()).map_err(|error| model_failure(&error, None))?
+        }
+        _ => {
+            let opened = context.stores.open(&weights)?;
+            asked = Some(opened.asked.clone());
+            ModelFolder::Store(for_data(&opened)?)
+        }
+    };
+    folder.load(context.plan.model.chat_template.as_deref()).await.map_err(|error| model_failure(&error, asked.as_ref()))
+}
+
+fn model_failure(error: &ModelError, asked: Option<&Asked>) -> Failure {
+    if let (Some(asked), Some(error)) = (asked, store_error(error)) {
+        return asked.failure("read", error);
+    }
+    match error {
+        ModelError::Status { status, .. } if matches!(status.as_u16(), 401 | 403) => Failure::credential("ModelNotAccessible", error.to_string()),
+        ModelError::Status { status, .. } if status.is_client_error() => Failure::user("ModelNotAccessible", error.to_string()),
+        ModelError::Status { .. } | ModelError::Http { .. } => Failure::infrastructure("ServiceUnavailable", "the hub did not give the model's files".to_owned()),
+        ModelError::Store { .. } => Failure::infrastructure("StoreFailed", "the model's files cannot be read".to_owned()),
+        ModelError::NoTokenizer(_) => Failure::user("ModelIncomplete", error.to_string()),
+        ModelError::Tokenizer(_) | ModelError::Template(_) => Failure::user("TokenizerUnusable", error.to_string()),
+        _ => Failure::user("ModelUnusable", error.to_string()),
+    }
+}
+
+fn explain(error: &PrepareError, input: &Asked, output: &Asked) -> Failure {
+    let sink = match error {
+        PrepareError::Sink(sink) | PrepareError::Rows(RowsError::Sink(sink)) | PrepareError::Text(TextError::Sink(sink)) => Some(sink),
+        _ => None,
+    };
+    if let Some(sink) = sink {
+        return match (store_error(sink), sink) {
+            (Some(error), _) => output.failure("write to", error),
+            (None, SinkError::Died) => Failure::infrastructure("Crashed", "the conversion of the data crashed".to_owned()),
+            (None, _) => Failure::infrastructure("StoreFailed", format!("cannot write the converted data to {}", output.place)),
+        };
+    }
+    if let Some(error) = store_error(error) {
+        return input.failure("read", error);
+    }
+    let place = &input.place;
+    match error {
+        PrepareError::Source(error) => Failure::data("NoTextFiles", error.to_string()),
+        PrepareError::Rows(RowsError::Read { .. }) | PrepareError::Text(TextError::Read { .. }) => {
+            Failure::data("Unreadable", format!("{place} cannot be read to its end: it is cut off or compressed wrongly; upload it again"))
+        }
+        PrepareError::Text(TextError::NotUtf8 { .. }) => Failure::data("InvalidUtf8", error.to_string()),
+        PrepareError::Rows(RowsError::Tokenizer { .. }) | PrepareError::Text(TextError::Tokenizer { .. }) => {
+            Failure::user("TokenizerUnusable", error.to_string())
+        }
+        _ => Failure::infrastructure("Crashed", "the conversion of the data crashed".to_owned()),
+    }
+}
+
+/// The store's error among the causes; an `io::Error` hides it one level deeper.
+fn store_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a object_store::Error> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(found) = cause.downcast_ref::<object_store::Error>() {
+            return Some(found);
+        }
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(found) = inner.and_then(|inner| inner.downcast_ref::<object_store::Error>()) {
+            return Some(found);
+        }
+        next = cause.source();
+    }
+    None
 }

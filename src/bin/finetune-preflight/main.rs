@@ -39,11 +39,14 @@ fn main() -> ExitCode {
             return ExitCode::from(70);
         }
     };
-    match command {
+    let code = match command {
         Command::Run { plan, termination_log, allow_local } => {
-            ExitCode::from(runtime.block_on(run::run(&Options { plan, termination_log, allow_local }, &say)))
+            runtime.block_on(run::run(&Options { plan, termination_log, allow_local }, &say))
         }
-    }
+    };
+    // Whatever still works for a verdict that is spoken is not waited for.
+    runtime.shutdown_background();
+    ExitCode::from(code)
 }
 
 /// A reader that is gone stops nothing; a control character could forge a line.
