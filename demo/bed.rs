@@ -18,7 +18,7 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + S
 /// Namespace of the demo's runs.
 pub(crate) const TEAM: &str = "team-a";
 const OPERATOR_IMAGE: &str = "testbed.local/finetune-operator";
-const RUNTIME_IMAGE: &str = "localhost/finetune-runtime-base:demo";
+const RUNTIME_IMAGE: &str = "testbed.local/finetune-runtime:demo";
 
 /// What `make` built, from the environment that it sets.
 #[derive(Clone)]
