@@ -7,9 +7,9 @@ from .report import now
 
 
 class Keeper(threading.Thread):
-    def __init__(self, outputs, report, keep):
+    def __init__(self, outputs, report, keep, log):
         super().__init__(name="checkpoints", daemon=True)
-        self.outputs, self.report, self.keep = outputs, report, keep
+        self.outputs, self.report, self.keep, self.log = outputs, report, keep, log
         self.inbox = queue.SimpleQueue()
         self.newest = None
 
@@ -30,7 +30,7 @@ class Keeper(threading.Thread):
             try:
                 self.handle(*item)
             except Exception as error:
-                print(f"checkpoint {item[0]}: {type(error).__name__}: {error}", flush=True)
+                self.log(f"checkpoint {item[0]}: {type(error).__name__}: {error}")
 
     def handle(self, key, at):
         checkpoint = self.outputs.checkpoint(key)

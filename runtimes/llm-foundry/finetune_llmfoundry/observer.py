@@ -60,6 +60,13 @@ class Observer(LoggerDestination):
         self.began = self.ended = self.evaluation_began = None
         self.evaluation_seconds = 0.0
 
+    def state_dict(self):
+        """Goes into each checkpoint: an attempt that only exports has no other source of the run's metrics."""
+        return {"metrics": dict(self.context.metrics)}
+
+    def load_state_dict(self, state):
+        self.context.metrics.update(state.get("metrics", {}))
+
     def log_metrics(self, metrics, step=None):
         for name, value in metrics.items():
             if name.startswith(EVALUATION):

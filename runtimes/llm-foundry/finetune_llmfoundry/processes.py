@@ -29,6 +29,19 @@ def oom_kills():
     return 0
 
 
+def processors(cpu_max="/sys/fs/cgroup/cpu.max", older="/sys/fs/cgroup/cpu/cpu.cfs_"):
+    """How many processors this container may use."""
+    try:
+        quota, period = Path(cpu_max).read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = (Path(f"{older}{name}_us").read_text().strip() for name in ("quota", "period"))
+        except OSError:
+            quota, period = "max", "1"
+    available = float(len(os.sched_getaffinity(0)))
+    return min(available, int(quota) / int(period)) if quota.isdigit() else available
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -50,8 +63,8 @@ def rank_environment(environment, plan, node_rank, local_rank, port):
         # The name of a pod's Service need not resolve for a single node.
         found["MASTER_ADDR"] = "127.0.0.1"
         found["MASTER_PORT"] = str(port)
-    if plan.processes > 1:
-        found.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // plan.processes)))
+    # Libraries count the machine's processors, not those that the container may use.
+    found.setdefault("OMP_NUM_THREADS", str(max(1, int(processors() // plan.processes))))
     return found
 
 

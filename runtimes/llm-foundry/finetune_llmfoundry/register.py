@@ -13,7 +13,7 @@ from . import outcomes, plan as plans, termination
 from .outcomes import ConfigRefused, DataUnusable, Unavailable, describe, exit_code, failure_class
 from .redact import Redactor
 from .staging import Percent, inside
-from .store import Bucket, split, use_widely_understood_requests
+from .store import Bucket, prepare_environment, split
 
 TAG = "finetune.run-uid"
 ARTIFACT = "model"
@@ -74,7 +74,7 @@ def download(uri, folder):
     objects = [(key, size) for key, size in bucket.list(f"{prefix}/") if not key.endswith("/")]
     if f"{prefix}/config.json" not in (key for key, _ in objects):
         raise DataUnusable(f"there is no export at {uri}")
-    percent = Percent(sum(size for _, size in objects), lambda value: None, lambda: False)
+    percent = Percent(sum(size for _, size in objects), lambda value: None)
     for key, _ in objects:
         path = inside(folder, key.removeprefix(f"{prefix}/"))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,14 +132,11 @@ def told(number, frame):
 
 def main(register_json):
     signal.signal(signal.SIGTERM, told)
-    use_widely_understood_requests(os.environ)
+    prepare_environment(os.environ)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     # Nothing is looked up: the model card of a path would be searched on the hub.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    for variable in ("HOME", "TMPDIR", "HF_HOME"):
-        if os.environ.get(variable):
-            Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
     redact = Redactor()
     message = {
         "version": 1, "stage": "register", "runUid": os.environ.get("FINETUNE_RUN_UID", ""), "outcome": "failed",

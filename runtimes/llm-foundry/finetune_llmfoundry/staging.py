@@ -14,21 +14,15 @@ HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken"]
 FINISHED = ".staged"
 
 
-class Stopped(Exception):
-    """Staging was interrupted by the wish to stop."""
-
-
 class Percent:
-    """Counts bytes of many threads and tells each whole percent once; raises once the run shall stop."""
+    """Counts bytes of many threads and tells each whole percent once."""
 
-    def __init__(self, total, tell, stopping):
-        self.total, self.tell, self.stopping = max(1, total), tell, stopping
+    def __init__(self, total, tell):
+        self.total, self.tell = max(1, total), tell
         self.done, self.told = 0, -1
         self.lock = threading.Lock()
 
     def __call__(self, count):
-        if self.stopping():
-            raise Stopped()
         with self.lock:
             self.done += count
             percent = min(100, self.done * 100 // self.total)
@@ -46,28 +40,28 @@ def inside(folder, name):
     return Path(folder) / relative
 
 
-def from_object_store(uri, folder, tell, stopping):
+def from_object_store(uri, folder, tell):
     name, prefix = split(uri)
     bucket = Bucket(name)
     prefix = f"{prefix}/" if prefix else ""
     objects = [(key, size) for key, size in bucket.list(prefix) if not key.endswith("/")]
     if not objects:
         raise DataUnusable(f"there are no weights at {uri}")
-    percent = Percent(sum(size for _, size in objects), tell, stopping)
+    percent = Percent(sum(size for _, size in objects), tell)
     for key, _ in objects:
         path = inside(folder, key.removeprefix(prefix))
         path.parent.mkdir(parents=True, exist_ok=True)
         bucket.download(key, path, percent)
 
 
-def from_claim(uri, folder, tell, stopping):
+def from_claim(uri, folder, tell):
     """Weights stay where they are: large files become links, small ones copies that can be changed."""
     parts = urlsplit(uri)
     source = inside(CLAIMS / parts.netloc, parts.path.lstrip("/") or ".")
     files = [path for path in sorted(source.rglob("*")) if path.is_file()] if source.is_dir() else []
     if not files:
         raise DataUnusable(f"there are no weights at {uri}")
-    percent = Percent(len(files), tell, stopping)
+    percent = Percent(len(files), tell)
     for path in files:
         target = Path(folder) / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +72,7 @@ def from_claim(uri, folder, tell, stopping):
         percent(1)
 
 
-def from_hub(uri, revision, folder, tell, stopping):
+def from_hub(uri, revision, folder, tell):
     """Pinned to the revision: the engine's own way of loading hub models has none."""
     from huggingface_hub import HfApi, hf_hub_download
     from fnmatch import fnmatch
@@ -92,7 +86,7 @@ def from_hub(uri, revision, folder, tell, stopping):
     wanted = [name for name in wanted if "/" not in name]
     if not weights:
         raise DataUnusable(f"{uri} holds neither .safetensors nor .bin files")
-    percent = Percent(sum(files[name] for name in wanted), tell, stopping)
+    percent = Percent(sum(files[name] for name in wanted), tell)
     for name in wanted:
         inside(folder, name)
         hf_hub_download(repository, name, revision=info.sha, local_dir=str(folder))
@@ -130,7 +124,7 @@ def check_known(folder, token):
         raise ConfigRefused(f"the pad token {token!r} is not in the model's vocabulary: name one that is")
 
 
-def stage(model, tell, stopping):
+def stage(model, tell):
     """Bring the weights of a plan's model to `model.local`. Returns at once when they are there already."""
     target = Path(model.local)
     if model.weights is None or (target / FINISHED).exists():
@@ -140,11 +134,11 @@ def stage(model, tell, stopping):
         shutil.rmtree(target)
     target.mkdir(parents=True, exist_ok=True)
     if scheme == "s3":
-        from_object_store(model.weights, target, tell, stopping)
+        from_object_store(model.weights, target, tell)
     elif scheme == "pvc":
-        from_claim(model.weights, target, tell, stopping)
+        from_claim(model.weights, target, tell)
     elif scheme == "hf":
-        from_hub(model.weights, model.revision, target, tell, stopping)
+        from_hub(model.weights, model.revision, target, tell)
     else:
         raise ConfigRefused(f"{model.weights}: this runtime reads weights from s3://, pvc:// and hf:// only")
     if not (target / "config.json").exists():

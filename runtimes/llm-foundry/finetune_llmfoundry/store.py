@@ -1,6 +1,7 @@
 """The object store that holds a run's outputs: reads, lists, writes and deletes objects below one bucket."""
 
 import os
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from .outcomes import ConfigRefused
@@ -83,8 +84,15 @@ class Bucket:
         self.client.download_file(self.name, key, str(path), Callback=progress)
 
 
-def use_widely_understood_requests(environment):
-    """Newer checksums of the SDK are not understood by every S3-compatible server; transfers are checked either way."""
+def prepare_environment(environment):
+    """What SDKs and the engine need of the environment: folders that exist, a user name, requests that all servers know."""
+    for variable in ("HOME", "TMPDIR", "HF_HOME"):
+        if environment.get(variable):
+            Path(environment[variable]).mkdir(parents=True, exist_ok=True)
+    # The pod's user has no entry in any passwd file, and libraries ask for its name.
+    environment.setdefault("USER", "finetune")
+    environment.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Newer checksums of the SDK are not understood by every S3-compatible server; transfers are checked either way.
     environment.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     environment.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
     if environment.get("AWS_ENDPOINT_URL"):

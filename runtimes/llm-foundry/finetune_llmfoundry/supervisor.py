@@ -18,7 +18,7 @@ from .outcomes import Unavailable, describe, exit_code, failure_class
 from .processes import Output, Process, free_port, oom_kills, rank_environment, reap, worker_command
 from .redact import Redactor
 from .report import Endpoint, Poster, Report, now
-from .store import Bucket, split, use_widely_understood_requests
+from .store import Bucket, prepare_environment, split
 from .worker import RESUME_STEP
 
 TICK = 0.2
@@ -49,6 +49,8 @@ class Supervisor:
         self.output = Output(self.redact)
         self.inbox = queue.SimpleQueue()
         self.stop_by = None
+        # While nothing is trained a stop breaks off whatever is waited for, such as a download.
+        self.interruptible = False
         self.plan = self.report = self.poster = self.keeper = self.outputs = None
         self.processes = []
         self.failure = self.finished = self.stopped = None
@@ -61,6 +63,9 @@ class Supervisor:
         if self.stop_by is None:
             grace = self.plan.grace_seconds if self.plan else 30
             self.stop_by = time.monotonic() + max(1.0, grace - RESERVE, grace / 2)
+            if self.interruptible:
+                self.interruptible = False
+                raise Stopped()
         self.inbox.put(("wake", None, None))
 
     def stopping(self):
@@ -73,10 +78,10 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self.on_stop)
         signal.signal(signal.SIGINT, self.on_stop)
         signal.signal(signal.SIGCHLD, lambda number, frame: self.inbox.put(("wake", None, None)))
-        use_widely_understood_requests(os.environ)
+        prepare_environment(os.environ)
         try:
             message = self.attempt()
-        except (Stopped, staging.Stopped):
+        except Stopped:
             message = self.message("stopped", outcomes.STOPPED)
         except Exception as error:
             for line in describe_lines(error):
@@ -97,11 +102,15 @@ class Supervisor:
         self.outputs = Outputs(
             Bucket(split(self.plan.outputs)[0]), self.plan.outputs, plans.latest_link(config, self.plan.world_size),
         )
+        self.interruptible = True
+        if self.stopping():
+            raise Stopped()
         self.outputs.check_owner(self.plan.uid)
         marker = self.outputs.marker(self.plan.uid)
         if marker is not None:
+            self.interruptible = False
             return self.already_complete(marker)
-        self.keeper = Keeper(self.outputs, self.report, self.plan.keep_checkpoints)
+        self.keeper = Keeper(self.outputs, self.report, self.plan.keep_checkpoints, self.output.write)
         checkpoint = self.outputs.resume_from(self.plan.expected_checkpoint)
         if checkpoint is not None:
             self.output.write(f"going on from {self.outputs.bucket.uri(checkpoint.key)}")
@@ -109,8 +118,7 @@ class Supervisor:
         if self.node_rank == 0:
             self.keeper.start()
         self.stage_weights()
-        if self.stopping():
-            raise Stopped()
+        self.interruptible = False
         self.start_processes(checkpoint)
         self.watch()
         return self.judge()
@@ -128,7 +136,7 @@ class Supervisor:
             return
         self.report.wait_for("weights", 0)
         began = time.monotonic()
-        staging.stage(self.plan.model, lambda percent: self.report.wait_for("weights", percent), self.stopping)
+        staging.stage(self.plan.model, lambda percent: self.report.wait_for("weights", percent))
         self.output.write(f"weights staged in {time.monotonic() - began:.1f} s")
 
     def start_processes(self, checkpoint):
@@ -138,9 +146,6 @@ class Supervisor:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         environment = {**os.environ, RESUME_STEP: str(checkpoint.step if checkpoint else 0)}
-        for variable in ("HOME", "TMPDIR", "HF_HOME"):
-            if os.environ.get(variable):
-                Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
         # A tracker that is slow or gone must not hold up training for the library's own ten minutes.
         environment.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
         environment.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -237,7 +242,7 @@ class Supervisor:
         status = broken[0].status
         if oom_kills() > self.kills_before:
             return self.message(
-                "failed", outcomes.HOST_MEMORY, "a training process was killed for its memory: raise memoryGib or lower the batch size",
+                "failed", outcomes.HOST_MEMORY, "a training process was killed for its memory: use a shorter context, a smaller batch or a size with more memory",
             )
         return self.message("failed", status, f"the training process of rank {broken[0].rank} ended with code {status}")
 

@@ -80,16 +80,6 @@ def export_only(trainer):
             callback.wait_for_workers(state.device)
 
 
-def saved_metrics(state):
-    """Evaluation metrics that the checkpoint carries."""
-    found = {}
-    for metrics in (state.eval_metrics or {}).values():
-        for name, metric in metrics.items():
-            if getattr(metric, "update_called", False):
-                found[name] = float(metric.compute())
-    return found
-
-
 def run_engine(config, plan, context):
     """Train, or only export, and return the engine's trainer once everything is uploaded."""
     import composer  # noqa: F401  its import takes the signal handlers
@@ -112,6 +102,7 @@ def run_engine(config, plan, context):
 
     from . import uploads
     from .observer import Observer
+    from .tracker import PatientTracker
 
     uploads.install(lambda key: context.channel.send("checkpoint", wait=True, key=key))
 
@@ -121,7 +112,10 @@ def run_engine(config, plan, context):
         def __init__(self):
             super().__init__(context)
 
+    # The name under which its state lies in checkpoints.
+    RunObserver.__qualname__ = "RunObserver"
     registry.loggers.register("finetune", func=RunObserver)
+    registry.loggers.register("mlflow", func=PatientTracker)
     module = sys.modules["llmfoundry.command_utils.train"]
 
     class RunTrainer(Trainer):
@@ -129,26 +123,12 @@ def run_engine(config, plan, context):
             context.trainer = self
             if self.state.timestamp >= self.state.max_duration:
                 print(f"step {self.state.timestamp.batch.value} is the full duration: exporting only", flush=True)
-                context.metrics.update(saved_metrics(self.state))
                 export_only(self)
             else:
                 super().fit(*arguments, **named)
 
     module.Trainer = RunTrainer
     return module.train(OmegaConf.create(escape_interpolations(config)))
-
-
-def set_tracker_status(plan, status):
-    """The engine's logger calls every end it does not know `FINISHED`."""
-    run = plan.mlflow.get("runId")
-    if not run or os.environ.get("RANK", "0") != "0":
-        return
-    try:
-        from mlflow import MlflowClient
-
-        MlflowClient(plan.mlflow.get("trackingUri")).set_terminated(run, status=status)
-    except Exception as error:
-        print(f"the tracker was not told that the run is {status}: {type(error).__name__}", flush=True)
 
 
 def close(trainer):
@@ -180,7 +160,9 @@ def fail(error, channel, context, plan):
         channel.send("failed", wait=True, code=code, exception=describe(error)[:2000])
     if context is not None and plan is not None:
         close(context.trainer)
-        set_tracker_status(plan, "KILLED" if isinstance(error, StopRequested) else "FAILED")
+        from .tracker import set_status
+
+        set_status(plan, "KILLED" if isinstance(error, StopRequested) else "FAILED")
     leave(code)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import corpus
 import mds
 import pytest
-from conftest import RUNTIME, SECRET_KEY, Operator, Run, end, engine_yaml, wait_until
+from conftest import RUNTIME, SECRET_KEY, Run, end, engine_yaml, wait_until
 
 SECONDS = 420
 
@@ -207,14 +207,14 @@ def test_engine_stop_resume_kill_and_export_only_are_one_training(make_run, oper
     # Only the export is missing: nothing is trained again.
     run.bucket.delete([key for key, _ in run.bucket.list("team-a/my-run/hf_checkpoints/")])
     before = len(operator.bodies)
-    message = done(run, run.attempt(2, expectedCheckpoint=f"{run.outputs}/checkpoints/ep4-ba16-rank0.pt" if False else None))
+    message = done(run, run.attempt(2))
     assert (message["outcome"], message["attempt"], message["step"]) == ("completed", 2, 16)
     assert "exporting only" in run.output()
     later = [event["type"] for event in operator.bodies[-1]["events"]]
     assert "TRAIN_STARTED" not in later and "MODEL_INITIALIZED" in later
     assert [body for body in operator.bodies[before:] if body.get("progress")] == []
     assert json.loads(run.read("completed.json"))["attempt"] == 2
-    assert "LanguagePerplexity" in message["metrics"]
+    assert {"loss", "LanguagePerplexity"} <= set(message["metrics"])
 
     # One tracker run over all attempts, each step once.
     [tracked] = run.tracked()
@@ -235,6 +235,10 @@ def test_engine_chat_completion_prompts_go_through_the_chat_template(make_run, o
     assert (message["step"], set(message["metrics"])) == (10, {"loss"})
     [table] = run.folder.glob("mlruns/*/*/artifacts/generations.json")
     prompts = [row[0] for row in json.loads(table.read_text())["data"]]
+    registered = done(run, run.register(message["hfCheckpoint"]))
+    assert registered["model"] == {"name": "my-model", "version": "1", "uri": "models:/my-model/1"}
+    [description] = run.folder.glob("mlruns/*/*/artifacts/model/MLmodel")
+    assert "task: llm/v1/chat" in description.read_text()
     assert prompts == ["<|user|>\nWhat is the capital of France?</s>\n<|assistant|>\n", "<|user|>\nName the capital of Japan.</s>\n<|assistant|>\n"]
 
 

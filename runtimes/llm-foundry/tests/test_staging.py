@@ -1,6 +1,9 @@
 """Weights come to the node whole, with the overrides of their tokenizer."""
 
 import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,9 +31,9 @@ def model(weights, target, **changes):
     return Model(weights=weights, local=str(target), **values)
 
 
-def stage(model, stop_at=None):
+def stage(model):
     told = []
-    staging.stage(model, told.append, lambda: stop_at is not None and bool(told) and told[-1] >= stop_at)
+    staging.stage(model, told.append)
     return told
 
 
@@ -92,12 +95,6 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(bucket, tmp_path):
     assert not (tmp_path / "evil").exists()
 
 
-def test_a_stop_interrupts_a_download(weights, tmp_path):
-    with pytest.raises(staging.Stopped):
-        stage(model(weights, tmp_path / "model"), stop_at=0)
-    assert not (tmp_path / "model" / staging.FINISHED).exists()
-
-
 def test_weights_of_a_claim_are_linked_and_their_tokenizer_can_change(tmp_path, monkeypatch):
     source = tmp_path / "claims/weights/llama"
     source.mkdir(parents=True)
@@ -110,3 +107,23 @@ def test_weights_of_a_claim_are_linked_and_their_tokenizer_can_change(tmp_path, 
     assert json.loads((source / "tokenizer_config.json").read_text())["chat_template"] == "old"
     with pytest.raises(ConfigRefused, match="dangerous name"):
         stage(model("pvc://weights/../other", tmp_path / "model2"))
+
+
+def test_weights_of_the_hub_are_pinned_to_the_commit(tmp_path, monkeypatch):
+    files = {"config.json": 2, "model.safetensors": 500, "pytorch_model.bin": 500, "tokenizer.json": 2, "onnx/model.onnx": 9, "a.md": 1}
+    asked = []
+
+    class Api:
+        def model_info(self, repository, **named):
+            asked.append((repository, named["revision"]))
+            siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in files.items()]
+            return SimpleNamespace(sha="abc123", siblings=siblings)
+
+    def fetch(repository, name, revision, local_dir):
+        asked.append((repository, name, revision))
+        (Path(local_dir) / name).write_bytes(b"{}")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=Api, hf_hub_download=fetch))
+    stage(model("hf://org/tiny", tmp_path / "model", revision="v1"))
+    assert asked == [("org/tiny", "v1"), *(("org/tiny", name, "abc123") for name in ("config.json", "tokenizer.json", "model.safetensors"))]
+    assert sorted(contents(tmp_path / "model")) == ["config.json", "model.safetensors", "tokenizer.json"]

@@ -150,7 +150,7 @@ def test_a_process_that_does_not_stop_in_time_is_ended_before_the_grace_is_over(
     assert (code, message["outcome"], message["checkpoint"]["step"]) == (61, "stopped", 4)
 
 
-def test_a_stop_while_staging_ends_without_training(run, play):
+def test_a_stop_while_staging_breaks_it_off(run, play):
     for number in range(30):
         run.bucket.write(f"models/m/part-{number}", b"x" * 200_000)
     run.bucket.write("models/m/config.json", b"{}")
@@ -291,3 +291,18 @@ def test_everything_ends_with_the_supervisor(run, play):
             return True
 
     wait_until(gone, what="the end of the training process")
+
+
+@pytest.mark.parametrize(("cpu_max", "older", "count"), [
+    ("50000 100000", None, 0.5), ("max 100000", None, 4.0), ("800000 100000", None, 4.0), (None, ("150000", "100000"), 1.5), (None, ("-1", "100000"), 4.0),
+    (None, None, 4.0),
+])
+def test_processors_are_those_that_the_container_may_use(tmp_path, monkeypatch, cpu_max, older, count):
+    from finetune_llmfoundry import processes
+
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda pid: set(range(4)))
+    if cpu_max:
+        (tmp_path / "cpu.max").write_text(cpu_max + "\n")
+    for name, text in zip(("quota", "period"), older or ()):
+        (tmp_path / f"cpu.cfs_{name}_us").write_text(text + "\n")
+    assert processes.processors(tmp_path / "cpu.max", f"{tmp_path}/cpu.cfs_") == count
