@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests of this runtime; arguments go to pytest (`-k "not engine"` leaves out those that start the engine).
+# Runs the tests of this runtime; arguments go to pytest (`--ignore tests/test_engine.py` leaves out those that start the engine).
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)

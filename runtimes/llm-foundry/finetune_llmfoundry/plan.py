@@ -9,6 +9,7 @@ from .outcomes import ConfigRefused
 
 SIZE_LIMIT = 1 << 20
 ETC = Path("/etc/finetune")
+CLAIMS = "/var/run/finetune/claims/"
 
 
 def read_json(path):
@@ -112,6 +113,8 @@ def engine_config(plan):
         raise ConfigRefused(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise ConfigRefused(f"{path} must be a mapping")
+    # Nothing in it is a reference: it is complete, and text of users is escaped.
+    config = each_text(config, plain)
     if str(config.get("save_folder", "")).rstrip("/") != plan.checkpoints:
         raise ConfigRefused(f"{path}: save_folder must be {plan.checkpoints}")
     exporter = (config.get("callbacks") or {}).get("hf_checkpointer")
@@ -125,6 +128,8 @@ def engine_config(plan):
         raise ConfigRefused(f"{path}: run_name is missing, the engine cannot resume without it")
     if "save_filename" in config or config.get("save_weights_only"):
         raise ConfigRefused(f"{path}: save_filename and save_weights_only cannot be set, resuming depends on both")
+    if str(config.get("load_path", "")).startswith("pvc://"):
+        config["load_path"] = CLAIMS + str(config["load_path"]).removeprefix("pvc://")
     config["autoresume"], config["save_overwrite"] = True, True
     return config
 
@@ -137,12 +142,24 @@ def latest_link(config, world_size):
     return name.replace("{rank}", "0") + ".symlink"
 
 
-def escape_interpolations(value):
-    """Text of users may hold `${`, which the engine's configuration library would take for a reference."""
+def literal(text):
+    """Text as the engine's configuration library must see it, which takes `${` for a reference."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
+
+
+def plain(text):
+    """What `literal` was made from."""
+    return re.sub(r"(\\+)\$\{", lambda match: "\\" * (len(match[1]) // 2) + "${", text)
+
+
+def for_engine(text):
+    """Text as it survives the engine, which resolves its configuration twice: the second time what the first one unescaped."""
+    return literal(literal(text))
+
+
+def each_text(value, change):
     if isinstance(value, dict):
-        return {key: escape_interpolations(item) for key, item in value.items()}
+        return {key: each_text(item, change) for key, item in value.items()}
     if isinstance(value, list):
-        return [escape_interpolations(item) for item in value]
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
-    return value
+        return [each_text(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value

@@ -13,6 +13,7 @@ from . import channel
 
 LINE_LIMIT = 8192
 TAIL_LINES = 60
+HELPERS = 2.0
 MEMORY_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
@@ -141,9 +142,11 @@ class Process:
         code = os.waitstatus_to_exitcode(status)
         self.status = code if code >= 0 else 128 - code
         self.child.returncode = code
+        # Helpers see the end by themselves and clean up; the output is closed once the last of them is gone.
+        self.pump.join(HELPERS)
         self.kill_all()
-        self.pump.join(2.0)
-        self.reader.join(2.0)
+        self.pump.join(HELPERS)
+        self.reader.join(HELPERS)
 
 
 def reap(processes):

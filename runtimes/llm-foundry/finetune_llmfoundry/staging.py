@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from .outcomes import ConfigRefused, DataUnusable
+from .plan import CLAIMS
 from .store import Bucket, split
 
-CLAIMS = Path("/var/run/finetune/claims")
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken"]
 FINISHED = ".staged"
 
@@ -57,7 +57,7 @@ def from_object_store(uri, folder, tell):
 def from_claim(uri, folder, tell):
     """Weights stay where they are: large files become links, small ones copies that can be changed."""
     parts = urlsplit(uri)
-    source = inside(CLAIMS / parts.netloc, parts.path.lstrip("/") or ".")
+    source = inside(Path(CLAIMS) / parts.netloc, parts.path.lstrip("/") or ".")
     files = [path for path in sorted(source.rglob("*")) if path.is_file()] if source.is_dir() else []
     if not files:
         raise DataUnusable(f"there are no weights at {uri}")

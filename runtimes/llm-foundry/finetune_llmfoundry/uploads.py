@@ -5,6 +5,7 @@ gigabyte a process on a small machine. An upload waits for the network and hashe
 `RemoteUploaderDownloader` has a switch for threads; its `RemoteUploader` has not, so its executors are replaced.
 """
 
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import composer.loggers
 import composer.loggers.remote_uploader_downloader
 import composer.trainer.trainer
 import composer.utils.remote_uploader
+from composer.utils import dist
 
 LINK_WAIT = 1.0
 
@@ -62,6 +64,14 @@ def install(on_checkpoint):
             super().__init__(*arguments, **named)
             # How often the engine looks whether an upload is there, before it writes the link.
             self._symlink_upload_wait_before_next_try_in_seconds = LINK_WAIT
+
+        def _rotate_checkpoints(self, sharding_enabled=False):
+            old = self.saved_checkpoints[:max(0, len(self.saved_checkpoints) - self.num_checkpoints_to_keep)]
+            super()._rotate_checkpoints(sharding_enabled)
+            # The engine deletes shards on the first node only, and the disks of the others fill up.
+            if sharding_enabled and dist.get_local_rank() == 0 and dist.get_global_rank() != 0:
+                for path in old:
+                    shutil.rmtree(Path(path).parent, ignore_errors=True)
 
     composer.callbacks.checkpoint_saver.RemoteUploader = Uploader
     composer.loggers.RemoteUploaderDownloader = UploaderDownloader

@@ -12,7 +12,7 @@ import traceback
 
 from .channel import Channel
 from .outcomes import CHECKPOINT, STOPPED, USER, RunError, StopRequested, describe, exit_code
-from .plan import engine_config, escape_interpolations, train_plan
+from .plan import each_text, engine_config, for_engine, train_plan
 
 RESUME_STEP = "FINETUNE_RESUME_STEP"
 PR_SET_PDEATHSIG = 1
@@ -128,7 +128,9 @@ def run_engine(config, plan, context):
                 super().fit(*arguments, **named)
 
     module.Trainer = RunTrainer
-    return module.train(OmegaConf.create(escape_interpolations(config)))
+    # No reference may put a credential from the environment into the configuration, which is logged.
+    OmegaConf.clear_resolver("oc.env")
+    return module.train(OmegaConf.create(each_text(config, for_engine)))
 
 
 def close(trainer):

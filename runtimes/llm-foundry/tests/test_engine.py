@@ -107,6 +107,14 @@ class EngineRun(Run):
         )
 
 
+def remove_shared_memory(folder):
+    """What the engine's loaders of a killed run left behind; each set has a file that names its local folders."""
+    for locals_file in Path("/dev/shm").glob("*_locals"):
+        if str(folder).encode() in locals_file.read_bytes():
+            for path in Path("/dev/shm").glob(f"{locals_file.name.removesuffix('_locals')}_*"):
+                path.unlink(missing_ok=True)
+
+
 @pytest.fixture
 def make_run(engine, material, tmp_path, bucket, s3_environment, operator):
     def make(task):
@@ -114,7 +122,8 @@ def make_run(engine, material, tmp_path, bucket, s3_environment, operator):
         folder.mkdir()
         return EngineRun(task, engine, folder, bucket, {**s3_environment, **operator.environment()}, material)
 
-    return make
+    yield make
+    remove_shared_memory(tmp_path)
 
 
 def done(run, process, code=0):
@@ -231,6 +240,8 @@ def test_engine_stop_resume_kill_and_export_only_are_one_training(make_run, oper
 def test_engine_chat_completion_prompts_go_through_the_chat_template(make_run, operator):
     run = make_run("chat-completion")
     run.engine["max_duration"] = "10ba"
+    # As the compiler writes text of users.
+    run.engine["callbacks"]["generate_callback"]["prompts"] = ["What is the capital of France?", r"What is \${oc.env:HOME}?"]
     message = done(run, run.attempt())
     assert (message["step"], set(message["metrics"])) == (10, {"loss"})
     [table] = run.folder.glob("mlruns/*/*/artifacts/generations.json")
@@ -239,7 +250,7 @@ def test_engine_chat_completion_prompts_go_through_the_chat_template(make_run, o
     assert registered["model"] == {"name": "my-model", "version": "1", "uri": "models:/my-model/1"}
     [description] = run.folder.glob("mlruns/*/*/artifacts/model/MLmodel")
     assert "task: llm/v1/chat" in description.read_text()
-    assert prompts == ["<|user|>\nWhat is the capital of France?</s>\n<|assistant|>\n", "<|user|>\nName the capital of Japan.</s>\n<|assistant|>\n"]
+    assert prompts == ["<|user|>\nWhat is the capital of France?</s>\n<|assistant|>\n", "<|user|>\nWhat is ${oc.env:HOME}?</s>\n<|assistant|>\n"]
 
 
 def test_engine_an_infinite_loss_ends_the_run_without_a_bad_checkpoint(make_run):

@@ -75,11 +75,24 @@ def test_the_link_has_the_name_that_the_engine_gives_it(config, world, name):
 
 @pytest.mark.parametrize(("text", "escaped"), [
     ("plain $5 {x}", "plain $5 {x}"),
-    ("${oc.env:AWS_SECRET_ACCESS_KEY}", "\\${oc.env:AWS_SECRET_ACCESS_KEY}"),
-    ("\\${x}", "\\\\\\${x}"),
+    ("${oc.env:HOME}", "\\${oc.env:HOME}"),
+    ("a\\${b}", "a\\\\\\${b}"),
+    ("$${x}${y}", "$\\${x}\\${y}"),
 ])
 def test_text_of_users_is_never_taken_for_a_reference(text, escaped):
-    assert plans.escape_interpolations({"prompts": [text], "n": 1}) == {"prompts": [escaped], "n": 1}
+    assert plans.literal(text) == escaped
+    assert plans.plain(escaped) == text
+
+
+def test_the_configuration_is_read_without_its_escapes(run, read):
+    prompts = [r"a \${oc.env:HOME} b", "plain"]
+    config = read(lambda engine: engine["callbacks"]["generate_callback"].update(prompts=prompts))
+    assert config["callbacks"]["generate_callback"]["prompts"] == ["a ${oc.env:HOME} b", "plain"]
+    assert plans.each_text({"x": [prompts[0], 1, None]}, plans.plain) == {"x": ["a ${oc.env:HOME} b", 1, None]}
+
+
+def test_custom_weights_of_a_claim_are_where_it_is_mounted(read):
+    assert read(lambda engine: engine.update(load_path="pvc://old/ep1-ba20"))["load_path"] == "/var/run/finetune/claims/old/ep1-ba20"
 
 
 def test_the_examples_are_json_compatible_and_accepted(run, read):
