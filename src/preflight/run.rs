@@ -193,3 +193,5 @@ async fn told_to_stop() {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod data_tests;

@@ -138,7 +138,11 @@ fn report(text: &str, found: prepare::Prepared) -> SourceReport {
 }
 
 fn for_data(opened: &Opened) -> Result<crate::data::store::Opened, Failure> {
-    let place = crate::data::place::Place::parse(&opened.asked.place).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
+    let text = &opened.asked.place;
+    let place = match Place::parse(text) {
+        Ok(Place::Local(path)) => crate::data::place::Place::File(path.into()),
+        _ => crate::data::place::Place::parse(text).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?,
+    };
     Ok(crate::data::store::Opened { store: Arc::clone(&opened.store), path: opened.path.clone(), place })
 }
 

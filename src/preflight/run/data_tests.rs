@@ -1,0 +1,110 @@
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::judge;
+use crate::data::tokenizer::tests::word_tokenizer;
+use crate::preflight::fake::{context, failed, plan, said};
+use crate::preflight::plan::Deadlines;
+use crate::preflight::verdict::{SourceReport, Verdict};
+
+const GOOD: &str = "{\"prompt\":\"hello\",\"response\":\"world a\"}\n{\"prompt\":\"b\",\"response\":\"c\"}\n";
+
+fn data_plan(folder: &Path, train: &str) -> Value {
+    let mut plan = plan(folder);
+    plan["convertData"] = json!(true);
+    std::fs::write(folder.join("model/tokenizer.json"), word_tokenizer().to_string()).unwrap();
+    std::fs::write(folder.join("model/tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
+    std::fs::write(folder.join("train.jsonl"), train).unwrap();
+    plan
+}
+
+async fn verdict(plan: &Value) -> Verdict {
+    judge(&context(plan, &[]), Instant::now(), &|_| ()).await
+}
+
+fn mds(folder: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(folder.join("out/mds")).into_iter().flatten();
+    names.map(|entry| entry.unwrap().path().join("index.json")).filter(|path| path.exists()).map(|path| path.display().to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn good_data_are_converted_once_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = data_plan(folder.path(), GOOD);
+    plan["eval"] = plan["train"].clone();
+    let first = verdict(&plan).await;
+    assert_eq!(said(&first.checks), Vec::<[String; 4]>::new());
+    let names: Vec<_> = first.checks.iter().map(|check| check.name.as_str()).collect();
+    assert_eq!(names, ["Secrets", "SaveFolder", "Claim", "Model", "TrainData", "EvalData", "TrainRows", "EvalRows"]);
+    let data = first.data.unwrap();
+    let train = data.train.clone().unwrap();
+    let indexes = mds(folder.path());
+    assert_eq!(indexes, [format!("{}/index.json", train.mds.clone().unwrap())]);
+    let expected = SourceReport {
+        source: folder.path().join("train.jsonl").display().to_string(),
+        digest: train.digest.clone(),
+        rows: 2,
+        tokens: train.tokens,
+        samples: 2,
+        mds: train.mds.clone(),
+        ..SourceReport::default()
+    };
+    assert_eq!((&train, &data.eval), (&expected, &Some(expected.clone())));
+    let second = verdict(&plan).await.data.unwrap();
+    assert!(second.cached);
+    assert_eq!((second.train, mds(folder.path())), (data.train, indexes));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_rows_are_named_and_nothing_is_left_to_train_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = data_plan(folder.path(), &format!("{GOOD}not json\n{{\"prompt\":1,\"response\":\"a\"}}\n"));
+    let verdict = verdict(&plan).await;
+    let train = folder.path().join("train.jsonl").display().to_string();
+    let message = format!(
+        "spec.trainDataPath: 2 of 4 rows of {train} break a rule; mend or remove them: train.jsonl line 3: InvalidJsonError: the line is not JSON: a value \
+         was expected (column 1); train.jsonl line 4: InvalidPromptTypeError: the prompt must be a string, it is a number"
+    );
+    assert_eq!(said(&verdict.checks), [failed("TrainRows", "DataError", "BadRows", &message)]);
+    assert_eq!((verdict.exit_code(), mds(folder.path())), (20, Vec::<String>::new()));
+    let report: Value = serde_json::from_slice(&std::fs::read(folder.path().join("out/my-run/preflight.json")).unwrap()).unwrap();
+    let lines: Vec<_> = report["badRows"]["train"].as_array().unwrap().iter().map(|row| row["line"].as_u64().unwrap()).collect();
+    assert_eq!(lines, [3, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tokenizer_that_cannot_be_used_is_the_models_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = data_plan(folder.path(), GOOD);
+    plan["checkCredentials"] = json!(false);
+    std::fs::write(folder.path().join("model/tokenizer.json"), "{}").unwrap();
+    let verdict = verdict(&plan).await;
+    let [name, class, reason, _] = &said(&verdict.checks)[0];
+    assert_eq!([name, class, reason], ["Model", "UserError", "TokenizerUnusable"]);
+    assert_eq!((verdict.checks.len(), verdict.data), (3, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_cannot_be_read_to_the_end_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = data_plan(folder.path(), GOOD);
+    std::fs::write(folder.path().join("train.jsonl.gz"), b"\x1f\x8b\x08\x00cut").unwrap();
+    plan["train"] = json!(folder.path().join("train.jsonl.gz"));
+    let verdict = verdict(&plan).await;
+    let place = folder.path().join("train.jsonl.gz").display().to_string();
+    let message = format!("spec.trainDataPath: {place} cannot be read to its end: it is cut off or compressed wrongly; upload it again");
+    assert_eq!(said(&verdict.checks), [failed("TrainRows", "DataError", "Unreadable", &message)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_take_too_long_are_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut context = context(&data_plan(folder.path(), GOOD), &[]);
+    context.plan.deadlines = Deadlines { credentials_seconds: 3600, data_seconds: 1 };
+    let verdict = judge(&context, Instant::now().checked_sub(Duration::from_secs(2)).unwrap(), &|_| ()).await;
+    let [name, class, reason, _] = &said(&verdict.checks)[0];
+    assert_eq!([name, class, reason], ["TrainRows", "Infrastructure", "DeadlineExceeded"]);
+}
