@@ -26,7 +26,7 @@ pub fn preflight(subject: &Subject, number: i64, convert_data: bool) -> Stage {
         number,
         image: subject.settings.preflight_image.clone(),
         pull_policy: subject.settings.preflight_pull_policy.clone(),
-        command: vec!["finetune-preflight".to_owned()],
+        command: vec!["/finetune-preflight".to_owned()],
         argument: "run",
         env: Vec::new(),
         attachments: attachment::claims(places.into_iter().flatten()),

@@ -87,7 +87,7 @@ proptest! {
     fn nothing_that_a_person_writes_reaches_a_command_line(text in "MARK(\\PC){0,20}") {
         let arguments = |stage: &Stage| [container(stage).command.clone().unwrap(), container(stage).args.clone().unwrap()].concat();
         let [preflight, train, register] = hostile(&text, "a", "u", 2, 8).stages();
-        prop_assert_eq!(arguments(&preflight), ["finetune-preflight", "run"]);
+        prop_assert_eq!(arguments(&preflight), ["/finetune-preflight", "run"]);
         prop_assert_eq!(arguments(&train), ["python", "-m", "finetune_llmfoundry", "train"]);
         prop_assert_eq!(arguments(&register), ["python", "-m", "finetune_llmfoundry", "register"]);
     }
