@@ -162,18 +162,13 @@ fn access(context: &Context) -> Result<Access, Failure> {
 
 async fn model(context: &Context, access: &Access) -> Result<Model, Failure> {
     let weights = context.weights();
-    let asked;
-    let folder = match Place::parse(&weights) {
-        Ok(Place::Hub(_)) => {
-            asked = None;
-            let place = crate::data::place::Place::parse(&weights).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
-            ModelFolder::open(access, &place, context.plan.model.revision.as_deref()).map_err(|error| model_failure(&error, None))?
-        }
-        _ => {
-            let opened = context.stores.open(&weights)?;
-            asked = Some(opened.asked.clone());
-            ModelFolder::Store(for_data(&opened)?)
-        }
+    let (folder, asked) = if let Ok(Place::Hub(_)) = Place::parse(&weights) {
+        let place = crate::data::place::Place::parse(&weights).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
+        let folder = ModelFolder::open(access, &place, context.plan.model.revision.as_deref());
+        (folder.map_err(|error| model_failure(&error, None))?, None)
+    } else {
+        let opened = context.stores.open(&weights)?;
+        (ModelFolder::Store(for_data(&opened)?), Some(opened.asked))
     };
     folder.load(context.plan.model.chat_template.as_deref()).await.map_err(|error| model_failure(&error, asked.as_ref()))
 }
