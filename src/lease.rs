@@ -2,6 +2,7 @@
 //!
 //! A leader that did not renew for two thirds of the time to live is told to end its process; others wait for the whole of it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,6 +10,7 @@ use k8s_openapi::api::coordination::v1::{Lease as LeaseObject, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// Annotation with the address at which the leader takes reports.
@@ -53,7 +55,7 @@ pub enum Lost {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Held,
-    OfAnother(String),
+    OfAnother { holder: String, address: Option<SocketAddr> },
     Raced,
 }
 
@@ -66,6 +68,7 @@ pub struct Lease {
     ttl: Duration,
     seen: Option<(Option<String>, Instant)>,
     renewed: Option<Instant>,
+    leader: watch::Sender<Option<SocketAddr>>,
 }
 
 impl Lease {
@@ -80,7 +83,14 @@ impl Lease {
             ttl,
             seen: None,
             renewed: None,
+            leader: watch::Sender::default(),
         }
+    }
+
+    /// Where the leader takes reports, while that is another replica.
+    #[must_use]
+    pub fn leader(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.leader.subscribe()
     }
 
     /// Waits until this process leads.
@@ -89,7 +99,7 @@ impl Lease {
         loop {
             match self.attempt().await {
                 Ok(Outcome::Held) => return,
-                Ok(Outcome::OfAnother(other)) => {
+                Ok(Outcome::OfAnother { holder: other, .. }) => {
                     if holder.as_ref() != Some(&other) {
                         tracing::info!(holder = other, "waiting for the lease");
                         holder = Some(other);
@@ -134,7 +144,7 @@ impl Lease {
         loop {
             match self.attempt().await {
                 Ok(Outcome::Held) => return None,
-                Ok(Outcome::OfAnother(other)) => return Some(other),
+                Ok(Outcome::OfAnother { holder, .. }) => return Some(holder),
                 Ok(Outcome::Raced) => {}
                 Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the lease is not renewed yet"),
             }
@@ -146,8 +156,15 @@ impl Lease {
     async fn attempt(&mut self) -> Result<Outcome, LeaseError> {
         let (asked, limit) = (Instant::now(), self.ttl / 6);
         let outcome = timeout(limit, self.take()).await.map_err(|_| LeaseError::Slow(limit))??;
-        if outcome == Outcome::Held {
-            self.renewed = Some(asked);
+        match &outcome {
+            Outcome::Held => {
+                self.renewed = Some(asked);
+                self.leader.send_replace(None);
+            }
+            Outcome::OfAnother { address, .. } => {
+                self.leader.send_replace(*address);
+            }
+            Outcome::Raced => {}
         }
         Ok(outcome)
     }
@@ -167,7 +184,8 @@ impl Lease {
             && holder != self.identity
             && unwritten < self.ttl
         {
-            return Ok(Outcome::OfAnother(holder.to_owned()));
+            let address = current.annotations().get(REPORT_ADDRESS).and_then(|address| address.parse().ok());
+            return Ok(Outcome::OfAnother { holder: holder.to_owned(), address });
         }
         let lease = self.ours(current);
         self.won(self.leases.replace(&self.name, &PostParams::default(), &lease).await)

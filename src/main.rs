@@ -1,7 +1,7 @@
 //! The operator: arguments, telemetry, client, lease, controller and endpoints; it ends with the first of them that ends.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -82,6 +82,9 @@ struct Args {
     /// Name of this pod.
     #[arg(long, env = "POD_NAME", default_value = MANAGER)]
     pod_name: String,
+    /// Address of this pod, at which other replicas reach its report endpoint.
+    #[arg(long, env = "POD_IP")]
+    pod_ip: Option<IpAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -136,8 +139,13 @@ async fn work(args: Args) -> Result<(), Error> {
     let reports = Arc::new(report::store::Store::default());
     let stores: Arc<OnceLock<Vec<RunStore>>> = Arc::default();
     let http = server::Server::bind(args.http_listen, metrics.clone(), readiness.clone()).await?;
+    let address = SocketAddr::new(args.pod_ip.unwrap_or(args.report_listen.ip()), args.report_listen.port()).to_string();
+    let mut lease =
+        args.leader_elect.then(|| Lease::new(client.clone(), &args.lease_namespace, &args.lease_name, &args.pod_name, &address, LEASE_TTL));
+    let host = url::Url::parse(&args.report_url).ok().and_then(|url| url.host_str().map(str::to_owned));
+    let leader = lease.as_ref().zip(host).map(|(lease, host)| report::Leader { host, address: lease.leader() });
     let endpoint = report::Server::bind(
-        report::Config::new(args.report_listen, args.tls_dir.clone()),
+        report::Config { leader, ..report::Config::new(args.report_listen, args.tls_dir.clone()) },
         PodTokens::new(client.clone(), &args.report_audience),
         KnownRuns::new(stores.clone()),
         reports.clone(),
@@ -161,8 +169,6 @@ async fn work(args: Args) -> Result<(), Error> {
         failures: Mutex::new(HashMap::new()),
         client: client.clone(),
     });
-    let address = args.report_listen.to_string();
-    let mut lease = args.leader_elect.then(|| Lease::new(client, &args.lease_namespace, &args.lease_name, &args.pod_name, &address, LEASE_TTL));
     readiness.set(true);
 
     let work = lead(&context, lease.as_mut(), args.watch_namespaces, &stores, &shutdown);

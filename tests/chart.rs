@@ -228,6 +228,7 @@ fn the_operators_pod_is_restricted_and_gets_every_setting_as_a_flag() {
                 ],
                 "env": [
                     {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                    {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
                     {"name": "RUST_LOG", "value": "info"},
                 ],
                 "ports": [{"name": "report", "containerPort": 8443}, {"name": "http", "containerPort": 8080}],

@@ -102,7 +102,7 @@ async fn eight_racing_takers_of_an_expired_lease_make_one_leader() {
     replica(&cluster, "dead").acquire().await;
     let mut replicas: Vec<_> = (0..8).map(|n| replica(&cluster, &format!("pod-{n}"))).collect();
     let look = futures::future::join_all(replicas.iter_mut().map(Lease::attempt)).await;
-    assert!(look.iter().all(|outcome| matches!(outcome, Ok(Outcome::OfAnother(holder)) if holder == "dead")), "{look:?}");
+    assert!(look.iter().all(|outcome| matches!(outcome, Ok(Outcome::OfAnother { holder, .. }) if holder == "dead")), "{look:?}");
     tokio::time::advance(TTL).await;
     let outcomes = futures::future::join_all(replicas.iter_mut().map(Lease::attempt)).await;
     assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Ok(Outcome::Held))).count(), 1, "{outcomes:?}");
@@ -133,6 +133,25 @@ async fn the_lease_says_who_leads_where_and_since_when() {
     assert_eq!(taken, json!({"holderIdentity": "pod-1", "leaseDurationSeconds": 15, "leaseTransitions": 2}));
     assert_eq!(annotations, json!({"finetune.dev/report-address": "pod-1:8443"}));
     assert!(acquired.as_str() < acquired_then.as_str());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_knows_where_the_leader_takes_reports_until_it_leads_itself() {
+    let cluster = Shared::default();
+    let address = "10.0.0.7:8443";
+    let mut first = Lease { address: address.to_owned(), ..replica(&cluster, "pod-0") };
+    first.acquire().await;
+    let mut standby = replica(&cluster, "pod-1");
+    let (ours, leader) = (first.leader(), standby.leader());
+    assert_eq!((*ours.borrow(), *leader.borrow()), (None, None));
+    standby.attempt().await.unwrap();
+    assert_eq!(*leader.borrow(), Some(address.parse().unwrap()));
+    cluster.lock().unwrap().lease.as_mut().unwrap()["metadata"]["annotations"][REPORT_ADDRESS] = json!("https://elsewhere");
+    standby.attempt().await.unwrap();
+    assert_eq!(*leader.borrow(), None, "what is no address is nobody");
+    tokio::time::advance(TTL).await;
+    standby.acquire().await;
+    assert_eq!(*leader.borrow(), None);
 }
 
 #[tokio::test(start_paused = true)]

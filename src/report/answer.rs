@@ -64,6 +64,12 @@ impl Answer {
         }
     }
 
+    /// The answer that has this status; of those that share one the first in `ALL`, and `NotYet` for a status of none.
+    pub(crate) fn of(status: StatusCode) -> Self {
+        let status = if status == StatusCode::OK { StatusCode::NO_CONTENT } else { status };
+        Self::ALL.into_iter().find(|answer| answer.parts().0 == status).unwrap_or(Self::NotYet)
+    }
+
     /// Status, words, and the seconds after which to try again.
     fn parts(self) -> (StatusCode, &'static str, Option<&'static str>) {
         match self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use futures::StreamExt;
@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use super::answer::Answer;
 use super::auth::{self, Authenticate, CurrentRun, Runs, Sender};
+use super::forward::{FORWARDED, Forward};
 use super::limit::Limiter;
 use super::message::Report;
 use super::store::{RunKey, Store};
@@ -39,13 +40,14 @@ pub(crate) struct Endpoint<A, R> {
     pub(crate) store: Arc<Store>,
     pub(crate) metrics: Metrics,
     pub(crate) read_limit: Duration,
+    forward: Option<Forward>,
     posts: Limiter<String>,
 }
 
 impl<A: Authenticate, R: Runs> Endpoint<A, R> {
-    pub(crate) fn new(authenticator: A, runs: R, store: Arc<Store>, metrics: Metrics, read_limit: Duration) -> Self {
+    pub(crate) fn new(authenticator: A, runs: R, store: Arc<Store>, metrics: Metrics, read_limit: Duration, forward: Option<Forward>) -> Self {
         let posts = Limiter::new(POSTS_PER_SECOND, POSTS_AT_ONCE, super::store::CAPACITY);
-        Self { authenticator, runs, store, metrics, read_limit, posts }
+        Self { authenticator, runs, store, metrics, read_limit, forward, posts }
     }
 
     pub(crate) fn router(self) -> Router {
@@ -57,12 +59,16 @@ impl<A: Authenticate, R: Runs> Endpoint<A, R> {
     where
         F: FnOnce(&[u8], &CurrentRun, &Sender, Timestamp) -> Result<Report, wire::MessageError>,
     {
-        let Request { namespace, run, address, headers, body } = request;
+        let Request { uri, namespace, run, address, headers, body } = request;
         let body = self.read(body).await?;
         let token = bearer(&headers).ok_or(Answer::Unauthenticated)?;
         let sender = self.authenticator.authenticate(token, address).await?;
         if !self.runs.ready() {
-            return Err(Answer::NotYet.into());
+            let further = self.forward.as_ref().filter(|_| !headers.contains_key(FORWARDED)).ok_or(Answer::NotYet)?;
+            return match further.send(uri.path(), token, body).await {
+                Answer::Accepted => Ok(()),
+                answer => Err(answer.into()),
+            };
         }
         let current = self.runs.current(&namespace, &run).ok_or(Answer::Forbidden)?;
         auth::authorize(&sender, &namespace, &run, &current)?;
@@ -85,6 +91,7 @@ impl<A: Authenticate, R: Runs> Endpoint<A, R> {
 
 /// A post before it is judged.
 struct Request {
+    uri: Uri,
     namespace: String,
     run: String,
     address: IpAddr,
@@ -114,10 +121,11 @@ async fn own<A: Authenticate, R: Runs>(
     State(endpoint): State<Arc<Endpoint<A, R>>>,
     Path((namespace, run)): Path<(String, String)>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let request = Request { namespace, run, address: peer.ip(), headers, body };
+    let request = Request { uri, namespace, run, address: peer.ip(), headers, body };
     let taken = endpoint.take(request, |body, current, _, now| wire::own(body, &current.outputs, now)).await;
     respond(&endpoint.metrics, taken.map(|()| Answer::Accepted.into_response()))
 }
@@ -127,10 +135,11 @@ async fn kubeflow<A: Authenticate, R: Runs>(
     State(endpoint): State<Arc<Endpoint<A, R>>>,
     Path((namespace, run)): Path<(String, String)>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let request = Request { namespace, run, address: peer.ip(), headers, body };
+    let request = Request { uri, namespace, run, address: peer.ip(), headers, body };
     let taken = endpoint.take(request, |body, current, sender, now| wire::kubeflow(body, current.attempt, &sender.pod_uid, now)).await;
     let understood = (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], "{}");
     respond(&endpoint.metrics, taken.map(|()| understood.into_response()))

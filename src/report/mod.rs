@@ -5,6 +5,7 @@
 mod answer;
 mod auth;
 mod endpoint;
+mod forward;
 mod limit;
 pub mod message;
 mod review;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use answer::Answer;
 pub use auth::{Authenticate, CurrentRun, Runs, Sender};
+pub use forward::Leader;
 pub use review::PodTokens;
 
 use crate::connections::{Gate, Limits, close_on, limited};
@@ -44,6 +46,8 @@ pub struct Config {
     pub reload_every: Duration,
     /// Connections and times.
     pub limits: Limits,
+    /// Where posts go while this replica does not know the runs; not set: nowhere, and the sender is told to try again.
+    pub leader: Option<Leader>,
 }
 
 impl Config {
@@ -51,7 +55,7 @@ impl Config {
     #[must_use]
     pub fn new(listen: SocketAddr, cert_dir: PathBuf) -> Self {
         let limits = Limits { connections: 512, per_address: 128, read: Duration::from_secs(5) };
-        Self { listen, cert_dir, reload_every: Duration::from_secs(10), limits }
+        Self { listen, cert_dir, reload_every: Duration::from_secs(10), limits, leader: None }
     }
 }
 
@@ -98,7 +102,8 @@ impl Server {
         let failed = |source| ServeError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let router = endpoint::Endpoint::new(authenticator, runs, store, metrics, config.limits.read).router();
+        let forward = config.leader.clone().map(|leader| forward::Forward::new(leader, config.cert_dir.clone()));
+        let router = endpoint::Endpoint::new(authenticator, runs, store, metrics, config.limits.read, forward).router();
         Ok(Self { listener, address, files, tls, config, router })
     }
 

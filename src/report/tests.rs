@@ -100,11 +100,20 @@ impl Running {
     }
 
     async fn start_reading_for(read: Duration) -> Self {
+        Self::start_with(read, None).await
+    }
+
+    /// With a certificate by the authority in `dir` of the other replica, when there is one.
+    async fn start_with(read: Duration, leader: Option<(&Self, Leader)>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         write_certificate(dir.path());
+        for name in leader.iter().flat_map(|_| [tls::CERTIFICATE, tls::KEY, tls::AUTHORITY]) {
+            std::fs::copy(leader.as_ref().unwrap().0.dir.path().join(name), dir.path().join(name)).unwrap();
+        }
+        let leader = leader.map(|(_, leader)| leader);
         let (store, runs, metrics) = (Arc::new(Store::default()), OneRun::new(), Metrics::new());
         let limits = Limits { connections: 20, per_address: 10, read };
-        let config = Config { limits, reload_every: RELOAD, ..Config::new(([127, 0, 0, 1], 0).into(), dir.path().to_owned()) };
+        let config = Config { limits, leader, reload_every: RELOAD, ..Config::new(([127, 0, 0, 1], 0).into(), dir.path().to_owned()) };
         let server = Server::bind(config, OneToken, runs.clone(), Arc::clone(&store), metrics.clone()).await.unwrap();
         let (address, shutdown) = (server.local_addr(), CancellationToken::new());
         let serving = tokio::spawn(server.serve(shutdown.clone()));
@@ -310,6 +319,36 @@ async fn what_is_wrong_with_the_certificate_is_said_at_the_start() {
     write_certificate(dir.path());
     std::fs::write(dir.path().join("tls.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
     assert_eq!(bind().await, "use tls.crt with tls.key");
+}
+
+#[tokio::test]
+async fn a_standby_hands_a_proved_post_on_to_the_leader_and_gives_back_what_it_answers() {
+    let leading = Running::start().await;
+    let (address, known) = tokio::sync::watch::channel(None);
+    let leader = Leader { host: "localhost".to_owned(), address: known };
+    let standby = Running::start_with(Duration::from_secs(5), Some((&leading, leader))).await;
+    standby.runs.change(|(ready, _)| *ready = false);
+    let not_yet = no(503, "the operator does not know this attempt yet");
+    assert_eq!(standby.post(OWN, GOOD, &body(1, 7)).await, not_yet, "nobody leads");
+
+    address.send_replace(Some(leading.address));
+    assert_eq!(standby.post(OWN, GOOD, &body(1, 8)).await, no(204, ""));
+    assert_eq!(leading.store.latest("run-uid", 1).unwrap().report.sequence, 8);
+    let status = json!({"trainerStatus": {"progressPercentage": 10}});
+    assert_eq!(standby.post(KUBEFLOW, GOOD, &status).await, no(200, "{}"));
+    assert_eq!(standby.post(OWN, GOOD, &body(0, 9)).await, no(409, "another attempt is current"));
+    assert_eq!(standby.post("/v1/namespaces/team-a/runs/unknown/report", GOOD, &body(1, 9)).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(standby.post(OWN, "bad-token-of-somebody", &body(1, 9)).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(leading.answered(), ["accepted 2", "forbidden 1", "other_attempt 1"], "what is not proved goes no further");
+    assert!(standby.store.is_empty());
+
+    leading.runs.change(|(ready, _)| *ready = false);
+    address.send_replace(Some(standby.address));
+    assert_eq!(standby.post(OWN, GOOD, &body(1, 10)).await, not_yet, "a post that was handed on goes no further");
+    leading.shutdown.cancel();
+    leading.serving.await.unwrap().unwrap();
+    address.send_replace(Some(leading.address));
+    assert_eq!(standby.post(OWN, GOOD, &body(1, 11)).await, not_yet, "the leader is gone");
 }
 
 #[tokio::test]
