@@ -188,6 +188,9 @@ impl Bed {
 
     async fn install(&self) -> Result<()> {
         self.kubectl(&["create", "namespace", TEAM]).await?;
+        let claim = serde_json::json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "trainer-environment", "namespace": TEAM},
+            "spec": {"accessModes": ["ReadOnlyMany"], "storageClassName": "", "volumeName": "trainer-environment", "resources": {"requests": {"storage": "1Gi"}}}});
+        self.apply_object(&claim).await?;
         let helm = self.built.testbed.with_file_name("helm");
         let chart = self.built.source.join("charts/finetune-operator");
         let chart = chart.to_string_lossy();
@@ -217,11 +220,8 @@ impl Bed {
         for file in ["runtime-demo.yaml", "model-tiny-llama.yaml"] {
             self.apply(file).await?;
         }
-        let claim = serde_json::json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "trainer-environment", "namespace": TEAM},
-            "spec": {"accessModes": ["ReadOnlyMany"], "storageClassName": "", "volumeName": "trainer-environment", "resources": {"requests": {"storage": "1Gi"}}}});
-        self.apply_object(&claim).await?;
         self.s3_secret("s3-credentials", self.value("TESTBED_S3_KEY"), self.value("TESTBED_S3_SECRET")).await?;
-        self.s3_secret("s3-wrong", self.value("TESTBED_S3_KEY"), "not-the-secret-key").await?;
+        self.s3_secret("wrong-s3-credentials", self.value("TESTBED_S3_KEY"), "not-the-secret-key").await?;
         self.s3_secret("s3-readonly", self.value("TESTBED_S3_READONLY_KEY"), self.value("TESTBED_S3_READONLY_SECRET")).await
     }
 

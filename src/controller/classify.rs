@@ -115,13 +115,15 @@ pub fn failure(stage: Stage, number: i64, outcome: &Outcome, pods: &[PodFacts], 
     } else if kubelet_reason == "OOMKilled" {
         (FailureClass::OutOfMemory, "OOMKilled")
     } else if let Some(class) = code.and_then(class_of_exit_code) {
-        (class, "ExitCode")
+        (class, name(class))
     } else if farewell.as_ref().is_some_and(|f| f.exception.is_some()) {
         (FailureClass::UserError, "Exception")
     } else {
         (FailureClass::Infrastructure, if kubelet_reason.is_empty() { "PodFailed" } else { kubelet_reason })
     };
-    let exception = farewell.as_ref().and_then(|f| f.exception.clone()).map(|text| cut(&text, 500));
+    // A container that could not be started has the node's words as its message.
+    let of_node = matches!(kubelet_reason, "StartError" | "ContainerCannotRun").then(|| message.to_owned());
+    let exception = farewell.as_ref().and_then(|f| f.exception.clone()).or(of_node).map(|text| cut(&text, 500));
     Failure {
         class,
         stage,
@@ -133,6 +135,20 @@ pub fn failure(stage: Stage, number: i64, outcome: &Outcome, pods: &[PodFacts], 
         log_tail: farewell.and_then(|f| f.log_tail).map(|text| cut(&text, 1500)),
         pod: pod.map(|pod| cut(&pod.name, 253)),
         attempt: (stage == Stage::Train).then_some(number),
+    }
+}
+
+fn name(class: FailureClass) -> &'static str {
+    match class {
+        FailureClass::UserError => "UserError",
+        FailureClass::DataError => "DataError",
+        FailureClass::CredentialError => "CredentialError",
+        FailureClass::OutOfMemory => "OutOfMemory",
+        FailureClass::Diverged => "Diverged",
+        FailureClass::Preempted => "Preempted",
+        FailureClass::NodeLost => "NodeLost",
+        FailureClass::Stalled => "Stalled",
+        FailureClass::Infrastructure => "Infrastructure",
     }
 }
 
@@ -206,7 +222,7 @@ mod tests {
             (70, FailureClass::Infrastructure),
         ];
         for (code, expected) in cases {
-            assert_eq!(class(&failed(""), &[pod(code, "Error", "")]), (expected, "ExitCode".to_owned()));
+            assert_eq!(class(&failed(""), &[pod(code, "Error", "")]), (expected, format!("{expected:?}")));
         }
     }
 
@@ -226,7 +242,7 @@ mod tests {
     #[test]
     fn the_jobs_condition_still_tells_the_exit_code_when_the_pod_is_gone() {
         let outcome = failed("Container main for pod team-a/p failed with exit code 21 matching FailJob rule at index 1");
-        assert_eq!(class(&outcome, &[]), (FailureClass::DataError, "ExitCode".into()));
+        assert_eq!(class(&outcome, &[]), (FailureClass::DataError, "DataError".into()));
     }
 
     #[test]

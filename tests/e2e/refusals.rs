@@ -24,7 +24,7 @@ async fn fails(scene: &Scene, example: &str, name: &str, changes: Value, class: 
 }
 
 pub(crate) async fn a_wrong_secret_fails_before_any_training(scene: &Scene) -> Result<()> {
-    let status = fails(scene, "bad-secret", "bad-secret", json!({}), FailureClass::CredentialError, &["spec.saveFolder", "s3-wrong"]).await?;
+    let status = fails(scene, "bad-secret", "bad-secret", json!({}), FailureClass::CredentialError, &["spec.saveFolder", "wrong-s3-credentials"]).await?;
     let failure = status.failure.ok_or("there is no failure")?;
     assert!((30..40).contains(&failure.exit_code.ok_or("there is no exit code")?));
     Ok(())
@@ -60,7 +60,7 @@ pub(crate) async fn a_missing_secret_is_waited_for_by_name(scene: &Scene) -> Res
 pub(crate) async fn a_secret_without_its_key_is_waited_for_by_key(scene: &Scene) -> Result<()> {
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3-half", "namespace": TEAM}, "stringData": {"AWS_ACCESS_KEY_ID": "finetune"}});
     scene.bed.apply_object(&secret).await?;
-    waits(scene, "half-secret", "s3-half", "KeyMissing", &["s3-half", "AWS_SECRET_ACCESS_KEY"]).await?;
+    waits(scene, "half-secret", "s3-half", "SecretKeyMissing", &["s3-half", "AWS_SECRET_ACCESS_KEY"]).await?;
     scene.runs().delete("half-secret", &kube::api::DeleteParams::default()).await?;
     Ok(())
 }

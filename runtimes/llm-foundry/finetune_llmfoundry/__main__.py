@@ -1,6 +1,7 @@
 """`python -m finetune_llmfoundry train|worker|register|tiny-model`."""
 
 import argparse
+import os
 import sys
 
 ETC = "/etc/finetune"
@@ -24,6 +25,8 @@ def parse(arguments):
 
 def main(arguments=None):
     options = parse(arguments)
+    # MLflow's git library refuses to be imported where there is no git, unless it is told not to mind.
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     if options.command == "train":
         from .supervisor import Supervisor
 

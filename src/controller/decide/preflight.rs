@@ -150,7 +150,7 @@ fn refused(draft: &mut Draft<'_>, current: &CurrentJob, outcome: &Outcome, verdi
         draft.set(ConditionType::PreflightPassed, Some(true), "Passed", "credentials and places are fine");
     }
     match class {
-        FailureClass::CredentialError if matches!(reason.as_str(), "SecretMissing" | "KeyMissing") => wait(draft, failure),
+        FailureClass::CredentialError if matches!(reason.as_str(), "SecretMissing" | "SecretKeyMissing") => wait(draft, failure),
         FailureClass::Infrastructure if draft.status.retries.preflight_failures < MAX_FAILURES => wait(draft, failure),
         _ => {
             draft.event(EventType::CheckFailed, &message);
