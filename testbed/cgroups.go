@@ -27,8 +27,12 @@ type hierarchy struct {
 	controllers []string
 }
 
-// neededControllers must be there for the kubelet to start.
-var neededControllers = []string{"cpu", "cpuset", "memory", "pids"}
+var (
+	// neededControllers must be there for the kubelet to start.
+	neededControllers = []string{"cpu", "cpuset", "memory", "pids"}
+	// usedControllers are used when they are there.
+	usedControllers = append(slices.Clone(neededControllers), "hugetlb")
+)
 
 func hostCgroups(cluster string) (*cgroups, error) {
 	file, err := os.Open("/proc/self/mountinfo")
@@ -97,7 +101,7 @@ func (c *cgroups) create() error {
 	return nil
 }
 
-// delegate lets the children of a group use every controller that it has.
+// delegate lets the children of a group use the controllers that the kubelet uses.
 func delegate(path string) error {
 	data, err := os.ReadFile(filepath.Join(path, "cgroup.controllers"))
 	if err != nil {
@@ -109,7 +113,7 @@ func delegate(path string) error {
 			return fmt.Errorf("the cgroup %s lacks the controller %s (it has: %s)", path, needed, strings.Join(available, " "))
 		}
 	}
-	for _, controller := range available {
+	for _, controller := range usedControllers {
 		err := os.WriteFile(filepath.Join(path, "cgroup.subtree_control"), []byte("+"+controller), 0o644)
 		if err != nil && slices.Contains(neededControllers, controller) {
 			return fmt.Errorf("hand the controller %s down in %s: %w", controller, path, err)
