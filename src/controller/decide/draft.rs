@@ -223,6 +223,7 @@ impl<'a> Draft<'a> {
         self.status.reason = Some(cut(&summary.reason, 64));
         self.status.message = Some(cut(&summary.message, 1024));
         self.settle();
+        self.status = as_stored(self.status);
         // A status that changed comes back as a trigger; a change to the cluster that made none must be looked at.
         let next = if change == Change::Keep { self.next } else { self.next.min(Duration::from_secs(5)) };
         let sink = self.status.phase.is_some_and(Phase::is_sink);
@@ -254,6 +255,13 @@ impl<'a> Draft<'a> {
         self.status.conditions = condition::merge(&self.old.conditions, all);
         self.status.observed_generation = generation;
     }
+}
+
+/// The status as the API server gives it back: its times have whole seconds. An equal status must compare equal, or every
+/// look at a run would write it.
+fn as_stored(status: FinetuneRunStatus) -> FinetuneRunStatus {
+    let stored = serde_json::to_value(&status).and_then(serde_json::from_value);
+    stored.unwrap_or(status)
 }
 
 /// A failure that no Job stands behind.

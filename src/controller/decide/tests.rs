@@ -246,3 +246,28 @@ fn the_time_limit_stops_the_run_with_its_checkpoint_kept() {
     assert_eq!((cluster.phase(), cluster.status().reason.as_deref(), cluster.open_jobs()), (Phase::Stopped, Some("MaxDuration"), 0));
     assert_eq!(cluster.event_types().last(), Some(&"STOPPED"));
 }
+
+#[test]
+fn what_a_report_tells_is_written_once_although_posts_repeat_it() {
+    use crate::report::{store, wire};
+    let mut cluster = running(sample(), Stage::Train);
+    let post = br#"{"attempt": 0, "start": "s", "sequence": 1, "waitingFor": null,
+        "progress": {"step": 3, "totalSteps": 10, "loss": 1.5, "estimatedRemainingSeconds": 40},
+        "events": [{"type": "MODEL_INITIALIZED", "time": "2026-01-01T00:00:01.25Z"}, {"type": "TRAIN_STARTED", "time": "2026-01-01T00:00:02.5Z"},
+                   {"type": "CHECKPOINT_SAVED", "time": "2026-01-01T00:00:03.75Z"}],
+        "checkpoints": [{"step": 2, "epoch": 0, "time": "2026-01-01T00:00:03.75Z", "uri": "s3://out/team-a/sample/checkpoints/ep0-ba2-rank0.pt", "sizeBytes": 1, "kind": "composer"}]}"#;
+    cluster.wait(10);
+    let report = wire::own(post, "s3://out/team-a/sample", cluster.now).unwrap();
+    let observe = |cluster: &Cluster| {
+        let mut seen = cluster.observe();
+        seen.report = Some(store::Received { report: report.clone(), at: "2026-01-01T00:00:10.5Z".parse().unwrap() });
+        seen
+    };
+    let first = super::decide(&observe(&cluster)).status;
+    let types: Vec<_> = first.events.iter().rev().take(3).map(|event| event.type_.as_str()).collect();
+    assert_eq!(types, ["CHECKPOINT_SAVED", "TRAIN_STARTED", "MODEL_INITIALIZED"]);
+    assert_eq!((first.phase, first.checkpoints.len(), first.progress.as_ref().and_then(|p| p.percent)), (Some(Phase::Running), 1, Some(30)));
+    cluster.run.status = Some(first.clone());
+    cluster.wait(1);
+    assert_eq!(super::decide(&observe(&cluster)).status, first);
+}
