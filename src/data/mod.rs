@@ -1,24 +1,21 @@
 //! The data path: read rows or text, judge them by the rules, count tokens, write MDS shards.
 //!
 //! ```text
-//! place -> bytes -> blocks of whole lines -> (all cores: rows -> rules -> turns -> tokens -> samples) -> shards -> index
+//! location -> bytes -> blocks of whole lines -> (all cores: rows -> rules -> turns -> tokens -> samples) -> shards -> index
 //! ```
 
 pub mod blocks;
-pub mod dial;
 pub mod json;
 pub mod mds;
 pub mod model;
-mod ordered;
+pub mod ordered;
 pub mod packing;
-pub mod place;
 pub mod prepare;
 pub mod row;
 pub mod rows;
 pub mod rule;
 pub mod sink;
 pub mod source;
-pub mod store;
 pub mod template;
 pub mod text;
 pub mod tokenizer;

@@ -18,7 +18,7 @@ pub(crate) enum Stopped<E> {
 }
 
 /// Threads that this machine, or this container, has for us.
-pub(crate) fn threads() -> usize {
+pub fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
@@ -118,7 +118,11 @@ mod tests {
                 if fail[1] == Some(piece) { Err("work") } else { Ok(piece * 2) }
             },
             |done| {
-                if fail[2] == Some(done / 2) { Err("consume") } else { Ok(seen.push(done / 2)) }
+                if fail[2] == Some(done / 2) {
+                    return Err("consume");
+                }
+                seen.push(done / 2);
+                Ok(())
             },
         );
         (seen, result)

@@ -64,8 +64,7 @@ fn draw(lengths: &Lengths) -> Vec<u32> {
         };
         return (0..MAX_ROWS).map(one).collect();
     }
-    let mut rows: Vec<u32> =
-        lengths.iter().flat_map(|(&length, &count)| std::iter::repeat_n(length, usize::try_from(count).unwrap_or(0))).collect();
+    let mut rows: Vec<u32> = lengths.iter().flat_map(|(&length, &count)| std::iter::repeat_n(length, usize::try_from(count).unwrap_or(0))).collect();
     for last in (1..rows.len()).rev() {
         let other = usize::try_from(random.below(last as u64 + 1)).unwrap_or(last);
         rows.swap(last, other);

@@ -12,12 +12,10 @@ use tokio::runtime::Handle;
 use super::mds::{INDEX, Layout, WRITER_VERSION};
 use super::model::Model;
 use super::packing::Lengths;
-use super::place::Place;
-use super::rows::{RowReader, RowsError, RowsReport};
+use super::rows::{LISTED_BAD_ROWS, RowReader, RowsError, RowsReport};
 use super::rule::BadRow;
 use super::sink::{Sink, SinkError};
-use super::source::{SourceError, SourceFile, hex};
-use super::store::{Access, OpenError, Opened};
+use super::source::{Location, SourceError, SourceFile, hex};
 use super::text::{TextError, TextReader};
 use super::turns::Measure;
 use crate::api::TaskType;
@@ -29,14 +27,6 @@ const MAX_REPORT_BYTES: u64 = 64 << 20;
 /// Why a source could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
-    /// The place cannot be opened.
-    #[error("{place}: {source}")]
-    Open {
-        /// The place.
-        place: String,
-        /// Why.
-        source: OpenError,
-    },
     /// The files cannot be found.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -57,8 +47,6 @@ pub enum PrepareError {
 /// What a source is prepared for.
 #[derive(Debug, Clone)]
 pub struct Preparation {
-    /// How places are opened.
-    pub access: Access,
     /// How rows are read.
     pub task: TaskType,
     /// Longest sequence in tokens.
@@ -66,7 +54,7 @@ pub struct Preparation {
     /// The model whose tokenizer and template count.
     pub model: Arc<Model>,
     /// Root of everything that the run writes.
-    pub save_folder: Opened,
+    pub save_folder: Location,
     /// Threads to work on.
     pub threads: usize,
 }
@@ -114,16 +102,10 @@ struct Kept {
 
 impl Preparation {
     /// Converts the source, unless the same source was converted for the same model and options before.
-    pub async fn prepare(&self, place: &Place) -> Result<Prepared, PrepareError> {
-        let opened = self.access.open(place).map_err(|source| PrepareError::Open { place: place.to_string(), source })?;
-        self.prepare_opened(opened).await
-    }
-
-    /// The same for a place that is open.
-    pub async fn prepare_opened(&self, opened: Opened) -> Result<Prepared, PrepareError> {
+    pub async fn prepare(&self, source: &Location) -> Result<Prepared, PrepareError> {
         let files = match self.task {
-            TaskType::ContinuedPretrain => SourceFile::find_texts(&opened).await?,
-            TaskType::InstructionFinetune | TaskType::ChatCompletion => vec![SourceFile::find(&opened).await?],
+            TaskType::ContinuedPretrain => SourceFile::find_texts(source).await?,
+            TaskType::InstructionFinetune | TaskType::ChatCompletion => vec![SourceFile::find(source).await?],
         };
         let mut versions = Vec::with_capacity(files.len());
         for file in &files {
@@ -137,8 +119,8 @@ impl Preparation {
         let this = self.clone();
         let handle = Handle::current();
         let prepared = tokio::task::spawn_blocking(move || match this.task {
-            TaskType::ContinuedPretrain => this.convert_text(&files, digest, folder, &handle),
-            TaskType::InstructionFinetune | TaskType::ChatCompletion => this.convert_rows(&files, digest, folder, &handle),
+            TaskType::ContinuedPretrain => this.convert_text(&files, digest, &folder, &handle),
+            TaskType::InstructionFinetune | TaskType::ChatCompletion => this.convert_rows(&files, digest, &folder, &handle),
         });
         prepared.await?
     }
@@ -150,14 +132,20 @@ impl Preparation {
         hash(&all)[..40].to_owned()
     }
 
-    fn convert_rows(&self, files: &[SourceFile], digest: String, folder: Opened, handle: &Handle) -> Result<Prepared, PrepareError> {
+    fn convert_rows(&self, files: &[SourceFile], digest: String, folder: &Location, handle: &Handle) -> Result<Prepared, PrepareError> {
         let layout = if self.task == TaskType::ChatCompletion { Layout::Chat } else { Layout::Pair };
         let measure = Measure { tokenizer: &self.model.tokenizer, template: &self.model.template, context: self.context };
-        let reader = RowReader { task: self.task, measure: Some(&measure), threads: self.threads };
+        let reader = RowReader { task: self.task, measure: Some(&measure), threads: self.threads, listed: LISTED_BAD_ROWS };
         let mut sink = Sink::new(layout, folder.clone(), handle.clone());
         let mut report = RowsReport::default();
+        let mut first_bad = Vec::new();
         for file in files {
-            if let Err(error) = reader.read(&file.name(), file.reader(handle), &mut report, Some(&mut sink)) {
+            let found = |row| {
+                if first_bad.len() < LISTED_BAD_ROWS {
+                    first_bad.push(row);
+                }
+            };
+            if let Err(error) = reader.read(&file.name(), file.reader(handle), &mut report, Some(&mut sink), found) {
                 sink.abandon();
                 return Err(error.into());
             }
@@ -169,22 +157,21 @@ impl Preparation {
             too_long: report.too_long,
             dropped: report.dropped,
             bad: report.bad,
-            first_bad: report.first_bad,
+            first_bad,
             samples: report.kept,
             lengths: report.lengths,
             mds: None,
             cached: false,
         };
-        prepared.store(sink, &folder)?;
+        prepared.store(sink, folder)?;
         Ok(prepared)
     }
 
-    fn convert_text(&self, files: &[SourceFile], digest: String, folder: Opened, handle: &Handle) -> Result<Prepared, PrepareError> {
+    fn convert_text(&self, files: &[SourceFile], digest: String, folder: &Location, handle: &Handle) -> Result<Prepared, PrepareError> {
         let tokenizer = &self.model.tokenizer;
         let end = tokenizer.encode(tokenizer.end_text(), false);
         let end = end.map_err(|source| TextError::Tokenizer { file: "the text of eos_token".to_owned(), source })?;
-        let reader =
-            TextReader { tokenizer, length: self.context as usize, begin: Vec::new(), end, wrap: true, threads: self.threads };
+        let reader = TextReader { tokenizer, length: self.context as usize, begin: Vec::new(), end, wrap: true, threads: self.threads };
         let names: Vec<_> = files.iter().map(SourceFile::name).collect();
         let mut sink = Sink::new(Layout::Tokens, folder.clone(), handle.clone());
         let report = match reader.store(&names, |index| files[index].reader(handle), &mut sink) {
@@ -207,14 +194,14 @@ impl Preparation {
             mds: None,
             cached: false,
         };
-        prepared.store(sink, &folder)?;
+        prepared.store(sink, folder)?;
         Ok(prepared)
     }
 }
 
 impl Prepared {
     /// Makes the converted data complete, or removes them if they cannot be trained on.
-    fn store(&mut self, sink: Sink, folder: &Opened) -> Result<(), SinkError> {
+    fn store(&mut self, sink: Sink, folder: &Location) -> Result<(), SinkError> {
         if self.bad > 0 || self.samples == 0 {
             sink.abandon();
             return Ok(());
@@ -229,14 +216,15 @@ impl Prepared {
             samples: self.samples,
             lengths: self.lengths.iter().map(|(&length, &count)| (length, count)).collect(),
         };
-        sink.finish(REPORT, json!(kept).to_string().as_bytes())?;
-        self.mds = Some(folder.place.to_string());
+        sink.put(REPORT, json!(kept).to_string().as_bytes())?;
+        sink.finish()?;
+        self.mds = Some(folder.name.clone());
         Ok(())
     }
 }
 
 impl Kept {
-    fn prepared(self, folder: &Opened) -> Prepared {
+    fn prepared(self, folder: &Location) -> Prepared {
         Prepared {
             digest: self.digest,
             rows: self.rows,
@@ -247,15 +235,15 @@ impl Kept {
             first_bad: Vec::new(),
             samples: self.samples,
             lengths: self.lengths.into_iter().collect(),
-            mds: Some(folder.place.to_string()),
+            mds: Some(folder.name.clone()),
             cached: true,
         }
     }
 }
 
 /// What an earlier run left; none unless its index, which is written last, is there too.
-async fn find_kept(folder: &Opened) -> Result<Option<Kept>, SinkError> {
-    let failed = |name: &str, source| SinkError::Write { name: folder.join(name).place.to_string(), source };
+async fn find_kept(folder: &Location) -> Result<Option<Kept>, SinkError> {
+    let failed = |name: &str, source| SinkError::Write { name: folder.join(name).name, source };
     match folder.store.head(&folder.join(INDEX).path).await {
         Ok(_) => {}
         Err(object_store::Error::NotFound { .. }) => return Ok(None),
@@ -277,10 +265,8 @@ fn hash(value: &serde_json::Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::dial::DialPolicy;
-    use crate::data::model::ModelFolder;
-    use crate::data::store::Variables;
-    use crate::data::tokenizer::tests::word_tokenizer;
+    use crate::data::tokenizer::TokenizerFiles;
+    use crate::data::tokenizer::tests::files;
     use std::path::Path;
 
     struct Bench {
@@ -289,18 +275,13 @@ mod tests {
     }
 
     impl Bench {
-        async fn new(task: TaskType, context: u32) -> Self {
+        fn new(task: TaskType, context: u32) -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let model = folder.path().join("model");
-            std::fs::create_dir_all(&model).unwrap();
             std::fs::create_dir_all(folder.path().join("out")).unwrap();
-            std::fs::write(model.join("tokenizer.json"), word_tokenizer().to_string()).unwrap();
-            std::fs::write(model.join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
-            let _ = rustls::crypto::ring::default_provider().install_default();
-            let access = Access::new(Variables::default(), DialPolicy::default()).unwrap();
-            let model = ModelFolder::open(&access, &Place::File(model), None).unwrap().load(None).await.unwrap();
-            let save_folder = access.open(&Place::File(folder.path().join("out"))).unwrap();
-            let preparation = Preparation { access, task, context, model: Arc::new(model), save_folder, threads: 2 };
+            let tokenizer: TokenizerFiles = files(&json!({"eos_token": "</s>"}));
+            let model = Arc::new(Model::new(&tokenizer, None).unwrap());
+            let save_folder = Location::of_file(&folder.path().join("out")).unwrap();
+            let preparation = Preparation { task, context, model, save_folder, threads: 2 };
             Self { folder, preparation }
         }
 
@@ -309,7 +290,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(&path, content).unwrap();
             let place = if self.preparation.task == TaskType::ContinuedPretrain { path.parent().unwrap() } else { &path };
-            self.preparation.prepare(&Place::File(place.to_owned())).await
+            self.preparation.prepare(&Location::of_file(place).unwrap()).await
         }
 
         fn files(&self, prepared: &Prepared) -> Vec<String> {
@@ -324,7 +305,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn rows_are_converted_once_and_found_again() {
-        let bench = Bench::new(TaskType::InstructionFinetune, 4).await;
+        let bench = Bench::new(TaskType::InstructionFinetune, 4);
         let first = bench.prepare("rows.jsonl", ROWS).await.unwrap();
         assert_eq!((first.rows, first.tokens, first.too_long, first.dropped, first.samples, first.cached), (2, 4, 1, 1, 1, false));
         assert_eq!(bench.files(&first), ["index.json", "report.json", "shard.00000.mds.zstd"]);
@@ -339,18 +320,18 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn other_data_and_other_options_have_other_keys() {
-        let bench = Bench::new(TaskType::InstructionFinetune, 4).await;
+        let bench = Bench::new(TaskType::InstructionFinetune, 4);
         let mut keys = std::collections::BTreeSet::new();
         keys.insert(bench.prepare("rows.jsonl", ROWS).await.unwrap().mds);
         keys.insert(bench.prepare("rows.jsonl", &ROWS.replace('b', "c")).await.unwrap().mds);
         let longer = Preparation { context: 8, ..bench.preparation.clone() };
-        keys.insert(longer.prepare(&Place::File(bench.folder.path().join("rows.jsonl"))).await.unwrap().mds);
+        keys.insert(longer.prepare(&Location::of_file(&bench.folder.path().join("rows.jsonl")).unwrap()).await.unwrap().mds);
         assert_eq!(keys.len(), 3);
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_bad_row_means_that_nothing_is_stored() {
-        let bench = Bench::new(TaskType::InstructionFinetune, 4).await;
+        let bench = Bench::new(TaskType::InstructionFinetune, 4);
         let prepared = bench.prepare("rows.jsonl", &format!("{ROWS}[]\n")).await.unwrap();
         assert_eq!((prepared.rows, prepared.bad, prepared.mds.as_deref()), (3, 1, None));
         assert_eq!(prepared.first_bad[0].line, 3);
@@ -359,7 +340,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn text_is_converted_to_samples_of_the_context_length() {
-        let bench = Bench::new(TaskType::ContinuedPretrain, 3).await;
+        let bench = Bench::new(TaskType::ContinuedPretrain, 3);
         let prepared = bench.prepare("texts/a.txt", "a b c d a b").await.unwrap();
         assert_eq!((prepared.rows, prepared.tokens, prepared.samples), (1, 6, 2));
         let tiny = bench.prepare("tiny/a.txt", "a").await.unwrap();

@@ -131,10 +131,7 @@ impl<'a> Judge<'a> {
             ));
         };
         if self.task == TaskType::ChatCompletion {
-            return Err(Broken::new(
-                Rule::TaskTypeMismatchError,
-                "the row has a prompt and a response, but taskType CHAT_COMPLETION needs messages",
-            ));
+            return Err(Broken::new(Rule::TaskTypeMismatchError, "the row has a prompt and a response, but taskType CHAT_COMPLETION needs messages"));
         }
         match (prompt, response) {
             (Value::Text(prompt), Value::Text(response)) => Ok(Row::Pair { prompt, response }),
@@ -200,10 +197,7 @@ impl<'a> Judge<'a> {
         }
         let count = self.found.len();
         if count <= 1 {
-            return Err(Broken::new(
-                Rule::NotEnoughChatDataError,
-                format!("a conversation needs at least two messages, this one has {count}"),
-            ));
+            return Err(Broken::new(Rule::NotEnoughChatDataError, format!("a conversation needs at least two messages, this one has {count}")));
         }
         if let Some(last) = self.found.last() {
             check_last(last, count)?;
@@ -280,17 +274,13 @@ fn check_message<'a>(found: &Found<'a>, number: usize) -> Result<Message<'a>, Br
     }
     let known = [Role::System, Role::User, Role::Assistant];
     let Some(role) = known.into_iter().find(|known| matches!(role, Value::Text(role) if role.is(known.as_str()))) else {
-        return Err(Broken::new(
-            Rule::InvalidRoleError,
-            format!("message {number} has {}, it must be system, user or assistant", role_shown(role)),
-        ));
+        return Err(Broken::new(Rule::InvalidRoleError, format!("message {number} has {}, it must be system, user or assistant", role_shown(role))));
     };
     match content {
         Value::Text(content) => Ok(Message { role, content }),
-        Value::Other(kind) => Err(Broken::new(
-            Rule::InvalidContentTypeError,
-            format!("the content of message {number} must be a string, it is {}", kind.as_str()),
-        )),
+        Value::Other(kind) => {
+            Err(Broken::new(Rule::InvalidContentTypeError, format!("the content of message {number} must be a string, it is {}", kind.as_str())))
+        }
     }
 }
 

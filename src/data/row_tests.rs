@@ -111,7 +111,10 @@ fn rule_4_the_last_message_is_the_assistants() {
     assert_eq!(broken(CHAT, &roles(&["user", "assistant", "user"])).0, Rule::InvalidLastChatMessageRoleError);
     assert_eq!(broken(CHAT, &chat("[{\"role\":\"user\",\"content\":\"c\"}, 7]")).0, Rule::InvalidExampleTypeError);
     assert_eq!(broken(CHAT, &chat("[{\"role\":\"user\",\"content\":\"c\"}, {\"content\":\"c\"}]")).0, Rule::UnknownExampleTypeError);
-    assert_eq!(broken(CHAT, &chat("[{\"role\":\"user\",\"content\":\"c\"}, {\"role\":[],\"content\":\"c\"}]")).0, Rule::InvalidLastChatMessageRoleError);
+    assert_eq!(
+        broken(CHAT, &chat("[{\"role\":\"user\",\"content\":\"c\"}, {\"role\":[],\"content\":\"c\"}]")).0,
+        Rule::InvalidLastChatMessageRoleError
+    );
 }
 
 #[test]

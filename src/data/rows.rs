@@ -56,8 +56,6 @@ pub struct RowsReport {
     pub rows: u64,
     /// Rows that break a rule.
     pub bad: u64,
-    /// The first of them.
-    pub first_bad: Vec<BadRow>,
     /// Good rows with nothing to train on.
     pub dropped: u64,
     /// Good rows longer than the context, dropped or not.
@@ -73,6 +71,7 @@ pub struct RowsReport {
 /// What one block gave.
 struct Piece {
     report: RowsReport,
+    bad: Vec<BadRow>,
     samples: Vec<u8>,
     ends: Vec<usize>,
 }
@@ -85,16 +84,20 @@ pub struct RowReader<'m> {
     pub measure: Option<&'m Measure<'m>>,
     /// Threads to work on.
     pub threads: usize,
+    /// Most bad rows of one block that are kept to be listed.
+    pub listed: usize,
 }
 
 impl RowReader<'_> {
-    /// Reads one file to its end, adds what it finds to `report` and the samples of good rows to `sink`.
+    /// Reads one file to its end, adds what it finds to `report` and the samples of good rows to `sink`. Each bad row
+    /// that is kept goes to `found`, in the order of the file.
     pub fn read(
         &self,
         file: &str,
         bytes: impl Read + Send,
         report: &mut RowsReport,
         mut sink: Option<&mut Sink>,
+        mut found: impl FnMut(BadRow),
     ) -> Result<(), RowsError> {
         let mut blocks = Blocks::new(bytes);
         let encode = sink.is_some();
@@ -104,6 +107,7 @@ impl RowReader<'_> {
             |block| self.block(file, &block, encode),
             |piece: Piece| {
                 report.add(piece.report);
+                piece.bad.into_iter().for_each(&mut found);
                 // Bad rows mean that the run ends here, so nothing more needs to be stored.
                 if let (Some(sink), 0) = (&mut sink, report.bad) {
                     let mut start = 0;
@@ -122,25 +126,29 @@ impl RowReader<'_> {
     }
 
     fn block(&self, file: &str, block: &Block, encode: bool) -> Result<Piece, RowsError> {
-        let mut piece = Piece { report: RowsReport::default(), samples: Vec::new(), ends: Vec::new() };
-        let bad = |line, broken: Broken| BadRow { file: file.to_owned(), line, rule: broken.rule, message: broken.message };
+        let mut piece = Piece { report: RowsReport::default(), bad: Vec::new(), samples: Vec::new(), ends: Vec::new() };
+        let count_bad = |piece: &mut Piece, line, broken: Broken| {
+            piece.report.rows += 1;
+            piece.report.bad += 1;
+            if piece.bad.len() < self.listed {
+                piece.bad.push(BadRow { file: file.to_owned(), line, rule: broken.rule, message: broken.message });
+            }
+        };
         if block.too_long {
             let message = format!("the line is longer than {} MiB, which no row may be", MAX_LINE_BYTES >> 20);
-            piece.report.count_bad(|| bad(block.first_line, Broken::new(Rule::RowTooLargeError, message)));
+            count_bad(&mut piece, block.first_line, Broken::new(Rule::RowTooLargeError, message));
             return Ok(piece);
         }
-        let all_text = std::str::from_utf8(&block.bytes).is_ok();
         let mut judge = Judge::new(self.task);
         for (number, line) in lines(block) {
-            let Some(line) = text_of(line, all_text) else {
-                let broken = Broken::new(Rule::InvalidUtf8Error, "the line is not UTF-8: save the file as UTF-8");
-                piece.report.count_bad(|| bad(number, broken));
+            let Ok(line) = std::str::from_utf8(line) else {
+                count_bad(&mut piece, number, Broken::new(Rule::InvalidUtf8Error, "the line is not UTF-8: save the file as UTF-8"));
                 continue;
             };
             let row = match judge.judge(line) {
                 Ok(row) => row,
                 Err(broken) => {
-                    piece.report.count_bad(|| bad(number, broken));
+                    count_bad(&mut piece, number, broken);
                     continue;
                 }
             };
@@ -152,7 +160,7 @@ impl RowReader<'_> {
                         piece.ends.push(piece.samples.len());
                     }
                 }
-                Err(MeasureError::Broken(broken)) => piece.report.count_bad(|| bad(number, broken)),
+                Err(MeasureError::Broken(broken)) => count_bad(&mut piece, number, broken),
                 Err(MeasureError::Tokenizer(source)) => {
                     return Err(RowsError::Tokenizer { file: file.to_owned(), line: number, source });
                 }
@@ -182,19 +190,9 @@ impl RowReader<'_> {
 }
 
 impl RowsReport {
-    fn count_bad(&mut self, row: impl FnOnce() -> BadRow) {
-        self.rows += 1;
-        self.bad += 1;
-        if self.first_bad.len() < LISTED_BAD_ROWS {
-            self.first_bad.push(row());
-        }
-    }
-
     fn add(&mut self, other: Self) {
         self.rows += other.rows;
         self.bad += other.bad;
-        let room = LISTED_BAD_ROWS - self.first_bad.len();
-        self.first_bad.extend(other.first_bad.into_iter().take(room));
         self.dropped += other.dropped;
         self.too_long += other.too_long;
         self.tokens += other.tokens;
@@ -203,13 +201,6 @@ impl RowsReport {
             *self.lengths.entry(length).or_default() += count;
         }
     }
-}
-
-/// A whole block is checked at once; only a block that is not UTF-8 is checked line by line.
-fn text_of(line: &[u8], all_text: bool) -> Option<&str> {
-    let text = std::str::from_utf8(line);
-    debug_assert!(!all_text || text.is_ok());
-    text.ok()
 }
 
 fn write_row(out: &mut Vec<u8>, row: Row<'_, '_>) {
@@ -241,36 +232,40 @@ mod tests {
     use crate::data::tokenizer::{ModelTokenizer, tests::files};
     use serde_json::json;
 
-    fn read(task: TaskType, context: Option<u32>, text: &[u8]) -> RowsReport {
+    fn read(task: TaskType, context: Option<u32>, text: &[u8]) -> (RowsReport, Vec<BadRow>) {
         let tokenizer = ModelTokenizer::load(&files(&json!({"eos_token": "</s>"}))).unwrap();
         let template = ChatTemplate::new(&tokenizer, Some("{% for m in messages %}{{ m.content }} {% endfor %}")).unwrap();
         let measure = context.map(|context| Measure { tokenizer: &tokenizer, template: &template, context });
         let mut report = RowsReport::default();
-        let reader = RowReader { task, measure: measure.as_ref(), threads: 2 };
-        reader.read("f.jsonl", text, &mut report, None).unwrap();
-        report
+        let reader = RowReader { task, measure: measure.as_ref(), threads: 2, listed: LISTED_BAD_ROWS };
+        let mut bad = Vec::new();
+        reader.read("f.jsonl", text, &mut report, None, |row| bad.push(row)).unwrap();
+        (report, bad)
     }
 
     #[test]
     fn good_rows_are_counted_and_measured() {
-        let text = b"{\"prompt\":\"a b\",\"response\":\"c\"}\n\n{\"prompt\":\"a b c d\",\"completion\":\"a\"}\n{\"prompt\":\"a\",\"response\":\"a b c d\"}";
-        let report = read(TaskType::InstructionFinetune, Some(4), text);
+        let text =
+            b"{\"prompt\":\"a b\",\"response\":\"c\"}\n\n{\"prompt\":\"a b c d\",\"completion\":\"a\"}\n{\"prompt\":\"a\",\"response\":\"a b c d\"}";
+        let (report, bad) = read(TaskType::InstructionFinetune, Some(4), text);
         let lengths = [(4, 2)].into_iter().collect();
-        assert_eq!(report, RowsReport { rows: 3, dropped: 1, too_long: 2, tokens: 8, kept: 2, lengths, ..RowsReport::default() });
+        assert_eq!(report, RowsReport { rows: 3, bad: 0, dropped: 1, too_long: 2, tokens: 8, kept: 2, lengths });
+        assert_eq!(bad, []);
     }
 
     #[test]
-    fn every_bad_row_is_counted_and_the_first_are_listed_in_order() {
+    fn every_bad_row_is_counted_and_told_in_order() {
         use std::fmt::Write as _;
         let mut text = String::new();
         for row in 0..30_000 {
-            let _ = writeln!(text, "{{\"prompt\": \"{}\", \"response\": \"r\"{}}}", "x".repeat(100), if row % 1000 == 7 { ", \"id\": 1" } else { "" });
+            let _ =
+                writeln!(text, "{{\"prompt\": \"{}\", \"response\": \"r\"{}}}", "x".repeat(100), if row % 1000 == 7 { ", \"id\": 1" } else { "" });
         }
-        let report = read(TaskType::InstructionFinetune, None, text.as_bytes());
-        assert_eq!((report.rows, report.bad, report.kept, report.first_bad.len()), (30_000, 30, 29_970, LISTED_BAD_ROWS));
-        let lines: Vec<_> = report.first_bad.iter().map(|bad| bad.line).collect();
-        assert_eq!(lines, (0..20).map(|thousand| thousand * 1000 + 8).collect::<Vec<_>>());
-        assert!(report.first_bad[0].to_string().starts_with("f.jsonl:8: UnknownExampleTypeError: a row has"));
+        let (report, bad) = read(TaskType::InstructionFinetune, None, text.as_bytes());
+        assert_eq!((report.rows, report.bad, report.kept), (30_000, 30, 29_970));
+        let lines: Vec<_> = bad.iter().map(|bad| bad.line).collect();
+        assert_eq!(lines, (0..30).map(|thousand| thousand * 1000 + 8).collect::<Vec<_>>());
+        assert!(bad[0].to_string().starts_with("f.jsonl:8: UnknownExampleTypeError: a row has"));
     }
 
     #[test]
@@ -278,8 +273,8 @@ mod tests {
         let mut text = b"{\"prompt\":\"a\",\"response\":\"\xff\"}\n{\"prompt\":\"a\",\"response\":\"b\"}\n".to_vec();
         text.extend(std::iter::repeat_n(b'x', MAX_LINE_BYTES + 2));
         text.extend_from_slice(b"\n{\"prompt\":\"a\",\"response\":\"b\"}\n");
-        let report = read(TaskType::InstructionFinetune, None, &text);
-        let bad: Vec<_> = report.first_bad.iter().map(|bad| (bad.line, bad.rule)).collect();
+        let (report, bad) = read(TaskType::InstructionFinetune, None, &text);
+        let bad: Vec<_> = bad.iter().map(|bad| (bad.line, bad.rule)).collect();
         assert_eq!((report.rows, report.kept), (4, 2));
         assert_eq!(bad, [(1, Rule::InvalidUtf8Error), (3, Rule::RowTooLargeError)]);
     }
@@ -302,8 +297,8 @@ mod tests {
                 Err(io::Error::other("gone"))
             }
         }
-        let reader = RowReader { task: TaskType::ChatCompletion, measure: None, threads: 1 };
-        let error = reader.read("f.jsonl", Failing, &mut RowsReport::default(), None).unwrap_err();
+        let reader = RowReader { task: TaskType::ChatCompletion, measure: None, threads: 1, listed: 1 };
+        let error = reader.read("f.jsonl", Failing, &mut RowsReport::default(), None, |_| {}).unwrap_err();
         assert_eq!(error.to_string(), "read f.jsonl: gone");
     }
 }

@@ -8,7 +8,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use tokio::runtime::Handle;
 
 use super::mds::{INDEX, Layout, Shard, ShardInfo, ShardWriter, index};
-use super::store::Opened;
+use super::source::Location;
 
 /// Why samples could not be stored.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum SinkError {
 /// Takes samples, stores shards in a folder.
 pub struct Sink {
     writer: ShardWriter,
-    folder: Opened,
+    folder: Location,
     handle: Handle,
     samples: u64,
     shards: Option<SyncSender<Shard>>,
@@ -42,7 +42,7 @@ pub struct Sink {
 impl Sink {
     /// A sink that fills this folder. `handle` is the runtime that the store's requests run in.
     #[must_use]
-    pub fn new(layout: Layout, folder: Opened, handle: Handle) -> Self {
+    pub fn new(layout: Layout, folder: Location, handle: Handle) -> Self {
         // One shard is filled, one is compressed and uploaded, none waits between: that bounds the memory.
         let (sender, receiver) = sync_channel(0);
         let thread = std::thread::spawn({
@@ -67,16 +67,19 @@ impl Sink {
         self.samples
     }
 
-    /// Stores what is left, then the other file, then the index: a folder with an index is complete.
-    pub fn finish(mut self, name: &str, content: &[u8]) -> Result<u64, SinkError> {
+    /// Stores what is left, then the index: a folder with an index is complete.
+    pub fn finish(mut self) -> Result<u64, SinkError> {
         if let Some(shard) = self.writer.close() {
             self.send(shard)?;
         }
         let infos = self.join()?;
-        for (name, content) in [(name, content.to_vec()), (INDEX, index(&infos).into_bytes())] {
-            put(&self.folder, name, content, &self.handle)?;
-        }
+        put(&self.folder, INDEX, index(&infos).into_bytes(), &self.handle)?;
         Ok(self.samples)
+    }
+
+    /// Stores another file beside the shards, which is there when the index is.
+    pub fn put(&self, name: &str, content: &[u8]) -> Result<(), SinkError> {
+        put(&self.folder, name, content.to_vec(), &self.handle)
     }
 
     /// Removes the shards that were stored. There is no index, so nobody has read them.
@@ -100,7 +103,7 @@ impl Sink {
     }
 }
 
-fn store_all(layout: Layout, shards: &Receiver<Shard>, folder: &Opened, handle: &Handle) -> Result<Vec<ShardInfo>, SinkError> {
+fn store_all(layout: Layout, shards: &Receiver<Shard>, folder: &Location, handle: &Handle) -> Result<Vec<ShardInfo>, SinkError> {
     let mut infos = Vec::new();
     for shard in shards {
         let stored = shard.store()?;
@@ -110,28 +113,23 @@ fn store_all(layout: Layout, shards: &Receiver<Shard>, folder: &Opened, handle: 
     Ok(infos)
 }
 
-fn put(folder: &Opened, name: &str, content: Vec<u8>, handle: &Handle) -> Result<(), SinkError> {
+fn put(folder: &Location, name: &str, content: Vec<u8>, handle: &Handle) -> Result<(), SinkError> {
     let target = folder.join(name);
     let store: &Arc<dyn ObjectStore> = &target.store;
-    handle
-        .block_on(store.put(&target.path, content.into()))
-        .map(|_| ())
-        .map_err(|source| SinkError::Write { name: target.place.to_string(), source })
+    handle.block_on(store.put(&target.path, content.into())).map(|_| ()).map_err(|source| SinkError::Write { name: target.name, source })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::place::Place;
     use object_store::memory::InMemory;
     use object_store::path::Path;
 
-    fn folder() -> Opened {
-        let place = Place::parse("s3://b/mds/k").unwrap();
-        Opened { store: Arc::new(InMemory::new()), path: Path::from("mds/k"), place }
+    fn folder() -> Location {
+        Location { store: Arc::new(InMemory::new()), path: Path::from("mds/k"), name: "s3://b/mds/k".into(), file: None }
     }
 
-    fn names(folder: &Opened, handle: &Handle) -> Vec<String> {
+    fn names(folder: &Location, handle: &Handle) -> Vec<String> {
         use futures::TryStreamExt as _;
         let metas: Vec<_> = handle.block_on(folder.store.list(None).try_collect()).unwrap();
         let mut names: Vec<_> = metas.into_iter().map(|meta| meta.location.to_string()).collect();
@@ -147,7 +145,8 @@ mod tests {
         for _ in 0..3 {
             sink.push(&vec![0; 30 << 20]).unwrap();
         }
-        assert_eq!(sink.finish("report.json", b"{}").unwrap(), 3);
+        sink.put("report.json", b"{}").unwrap();
+        assert_eq!(sink.finish().unwrap(), 3);
         assert_eq!(
             names(&folder, runtime.handle()),
             ["mds/k/index.json", "mds/k/report.json", "mds/k/shard.00000.mds.zstd", "mds/k/shard.00001.mds.zstd"]

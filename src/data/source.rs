@@ -1,17 +1,17 @@
 //! Finds the files of a place and streams their bytes; reads from stores and folders, writes nothing.
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-
-use super::place::Place;
-use super::store::Opened;
 
 /// The most text files in one folder.
 const MAX_FILES: usize = 1_000_000;
@@ -20,12 +20,59 @@ const WAITING_CHUNKS: usize = 8;
 /// Longest piece that is taken from a local file at once.
 const PIECE_BYTES: usize = 1 << 20;
 
+/// A file or folder in an open store.
+#[derive(Debug, Clone)]
+pub struct Location {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The object or folder in it.
+    pub path: Path,
+    /// The place as the run spells it.
+    pub name: String,
+    /// Where it lies on this machine, if it does: then it is read without the store.
+    pub file: Option<PathBuf>,
+}
+
+impl Location {
+    /// A file or folder of this machine.
+    pub fn of_file(file: &std::path::Path) -> Result<Self, object_store::path::Error> {
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        let path = Path::from_absolute_path(&file)?;
+        Ok(Self { store: Arc::new(LocalFileSystem::new()), path, name: file.display().to_string(), file: Some(file) })
+    }
+
+    /// What lies below this folder under a name, which may have slashes.
+    #[must_use]
+    pub fn join(&self, name: &str) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            path: name.split('/').fold(self.path.clone(), Path::join),
+            name: format!("{}/{name}", self.name.trim_end_matches('/')),
+            file: self.file.as_ref().map(|file| file.join(name)),
+        }
+    }
+
+    /// The content of the file of this name below; none if there is no such file. More than `limit` bytes are an error.
+    pub async fn read(&self, name: &str, limit: usize) -> object_store::Result<Option<Bytes>> {
+        let at = self.join(name);
+        let found = match at.store.get(&at.path).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if found.meta.size > limit as u64 {
+            let source = format!("{} has {} bytes, at most {limit} are read", at.name, found.meta.size).into();
+            return Err(object_store::Error::Generic { store: "location", source });
+        }
+        found.bytes().await.map(Some)
+    }
+}
+
 /// One file that can be read.
 #[derive(Debug, Clone)]
 pub struct SourceFile {
-    store: Arc<dyn ObjectStore>,
+    at: Location,
     meta: ObjectMeta,
-    place: Place,
 }
 
 /// Why the files of a place cannot be found or read.
@@ -57,28 +104,29 @@ pub enum SourceError {
 
 impl SourceFile {
     /// The file at this very place.
-    pub async fn find(opened: &Opened) -> Result<Self, SourceError> {
-        let meta = opened.store.head(&opened.path).await.map_err(|source| store_error(opened, source))?;
-        Ok(Self { store: Arc::clone(&opened.store), meta, place: opened.place.clone() })
+    pub async fn find(at: &Location) -> Result<Self, SourceError> {
+        let meta = at.store.head(&at.path).await.map_err(|source| store_error(at, source))?;
+        Ok(Self { at: at.clone(), meta })
     }
 
     /// Every file below this place whose name ends with `.txt`, in the order of their names.
-    pub async fn find_texts(opened: &Opened) -> Result<Vec<Self>, SourceError> {
-        let mut names = opened.store.list(Some(&opened.path));
+    pub async fn find_texts(at: &Location) -> Result<Vec<Self>, SourceError> {
+        let mut names = at.store.list(Some(&at.path));
         let mut files = Vec::new();
-        while let Some(meta) = names.next().await.transpose().map_err(|source| store_error(opened, source))? {
+        while let Some(meta) = names.next().await.transpose().map_err(|source| store_error(at, source))? {
             if meta.location.extension() != Some("txt") {
                 continue;
             }
             if files.len() == MAX_FILES {
-                return Err(SourceError::TooManyFiles(opened.place.to_string()));
+                return Err(SourceError::TooManyFiles(at.name.clone()));
             }
-            let below = meta.location.prefix_match(&opened.path).map(|parts| parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>());
-            let place = below.map_or_else(|| opened.place.clone(), |parts| opened.place.join(&parts.join("/")));
-            files.push(Self { store: Arc::clone(&opened.store), meta, place });
+            let parts = meta.location.prefix_match(&at.path);
+            let below = parts.map(|parts| parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"));
+            let file = Location { path: meta.location.clone(), ..below.map_or_else(|| at.clone(), |below| at.join(&below)) };
+            files.push(Self { at: file, meta });
         }
         if files.is_empty() {
-            return Err(SourceError::NoTextFiles(opened.place.to_string()));
+            return Err(SourceError::NoTextFiles(at.name.clone()));
         }
         files.sort_by(|a, b| a.meta.location.cmp(&b.meta.location));
         Ok(files)
@@ -87,7 +135,7 @@ impl SourceFile {
     /// The name to show.
     #[must_use]
     pub fn name(&self) -> String {
-        self.place.to_string()
+        self.at.name.clone()
     }
 
     /// Size in bytes.
@@ -98,7 +146,7 @@ impl SourceFile {
 
     /// What identifies the bytes: the store's version or tag, else a hash of the content.
     pub async fn version(&self) -> Result<String, SourceError> {
-        if !matches!(self.place, Place::File(_)) {
+        if self.at.file.is_none() {
             let known = self.meta.version.as_deref().or(self.meta.e_tag.as_deref());
             let modified = self.meta.last_modified.timestamp_micros();
             return Ok(known.map_or_else(|| format!("time:{modified}:{}", self.meta.size), |tag| format!("tag:{tag}:{}", self.meta.size)));
@@ -127,14 +175,14 @@ impl SourceFile {
     }
 
     fn bytes(&self, handle: &Handle) -> Box<dyn Read + Send> {
-        if let Place::File(path) = &self.place {
+        if let Some(path) = &self.at.file {
             return match std::fs::File::open(path) {
                 Ok(file) => Box::new(io::BufReader::with_capacity(PIECE_BYTES, file)),
                 Err(error) => Box::new(Broken(Some(error))),
             };
         }
         let (sender, receiver) = mpsc::channel(WAITING_CHUNKS);
-        let (store, location) = (Arc::clone(&self.store), self.meta.location.clone());
+        let (store, location) = (Arc::clone(&self.at.store), self.meta.location.clone());
         handle.spawn(async move {
             let chunks = match store.get(&location).await {
                 Ok(found) => found.into_stream().map_err(io::Error::other).boxed(),
@@ -151,8 +199,8 @@ impl SourceFile {
     }
 }
 
-fn store_error(opened: &Opened, source: object_store::Error) -> SourceError {
-    SourceError::Store { place: opened.place.to_string(), source }
+fn store_error(at: &Location, source: object_store::Error) -> SourceError {
+    SourceError::Store { place: at.name.clone(), source }
 }
 
 /// Lower-case hexadecimal digits.
@@ -197,14 +245,10 @@ impl Read for Broken {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::dial::DialPolicy;
-    use crate::data::store::{Access, Variables};
     use std::io::Write as _;
 
-    fn opened(path: &std::path::Path) -> Opened {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let access = Access::new(Variables::default(), DialPolicy::default()).unwrap();
-        access.open(&Place::File(path.to_owned())).unwrap()
+    fn opened(path: &std::path::Path) -> Location {
+        Location::of_file(path).unwrap()
     }
 
     async fn read(path: &std::path::Path) -> io::Result<String> {

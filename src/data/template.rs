@@ -29,6 +29,12 @@ pub struct ChatTemplate {
     tokens: Vec<(String, Value)>,
 }
 
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ChatTemplate")
+    }
+}
+
 impl ChatTemplate {
     /// The template of the run, else the model's own, else ChatML.
     pub fn new(tokenizer: &ModelTokenizer, chosen: Option<&str>) -> Result<Self, TemplateError> {
@@ -103,16 +109,11 @@ fn without_generation_tags(source: &str) -> String {
 }
 
 fn now(format: &str) -> Result<String, minijinja::Error> {
-    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
-        .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now()).map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
 }
 
 /// Python writes these values with a capital letter.
-fn format_as_python(
-    out: &mut minijinja::Output<'_>,
-    state: &mut minijinja::State<'_, '_>,
-    value: &Value,
-) -> Result<(), minijinja::Error> {
+fn format_as_python(out: &mut minijinja::Output<'_>, state: &mut minijinja::State<'_, '_>, value: &Value) -> Result<(), minijinja::Error> {
     let text = match value.kind() {
         ValueKind::None => "None",
         ValueKind::Bool if value.is_true() => "True",
@@ -123,6 +124,7 @@ fn format_as_python(
 }
 
 /// Python's `json.dumps` with its spaces, and without HTML escapes.
+#[allow(clippy::needless_pass_by_value)] // a filter gets its options by value
 fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
     let ascii: Option<bool> = options.get("ensure_ascii")?;
@@ -227,8 +229,7 @@ mod tests {
     fn render(template: Option<&str>, prompt_next: bool) -> Result<String, String> {
         let config = json!({"bos_token": "<s>", "eos_token": "</s>"});
         let tokenizer = ModelTokenizer::load(&files(&config)).unwrap();
-        let messages = [("system", "be kind"), ("user", " hi\n"), ("assistant", "<b>")]
-            .map(|(role, content)| minijinja::context! { role, content });
+        let messages = [("system", "be kind"), ("user", " hi\n"), ("assistant", "<b>")].map(|(role, content)| minijinja::context! { role, content });
         let template = ChatTemplate::new(&tokenizer, template).map_err(|error| error.to_string())?;
         template.render(&messages, prompt_next).map_err(|error| error.to_string())
     }

@@ -273,15 +273,26 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    fn convert(config: &Value, length: usize, wrap: bool, begin: &[u32], end: &[u32], texts: &[&[u8]]) -> Result<(Vec<Vec<u32>>, TextReport), TextError> {
+    fn convert(
+        config: &Value,
+        length: usize,
+        wrap: bool,
+        begin: &[u32],
+        end: &[u32],
+        texts: &[&[u8]],
+    ) -> Result<(Vec<Vec<u32>>, TextReport), TextError> {
         let tokenizer = ModelTokenizer::load(&files(config)).unwrap();
         let reader = TextReader { tokenizer: &tokenizer, length, begin: begin.to_vec(), end: end.to_vec(), wrap, threads: 2 };
         let names: Vec<_> = (0..texts.len()).map(|index| format!("{index}.txt")).collect();
         let mut samples = Vec::new();
-        let report = reader.read(&names, |index| texts[index], |sample| {
-            samples.push(sample.to_vec());
-            Ok(())
-        })?;
+        let report = reader.read(
+            &names,
+            |index| texts[index],
+            |sample| {
+                samples.push(sample.to_vec());
+                Ok(())
+            },
+        )?;
         Ok((samples, report))
     }
 
@@ -314,7 +325,7 @@ mod tests {
         let llama = json!({"tokenizer_class": "LlamaTokenizer"});
         let long = "a ".repeat(PIECE_CHARACTERS / 2 + 1);
         let (samples, report) = convert(&llama, 1, true, &[], &[], &[long.as_bytes(), b"b"]).unwrap();
-        assert_eq!(report.tokens as usize, 1 + PIECE_CHARACTERS / 2 + 1 + 2);
+        assert_eq!(report.tokens, 1 + PIECE_CHARACTERS as u64 / 2 + 1 + 2);
         assert_eq!(samples.iter().filter(|sample| sample[0] == 1).count(), 2);
     }
 

@@ -179,8 +179,8 @@ impl ModelTokenizer {
             let map: Config = read("special_tokens_map.json", files.special_tokens.as_deref())?;
             config.fill_special_tokens(map);
         }
-        let mut inner = Tokenizer::from_bytes(&files.tokenizer)
-            .map_err(|error| TokenizerError::File { file: "tokenizer.json", problem: error.to_string() })?;
+        let mut inner =
+            Tokenizer::from_bytes(&files.tokenizer).map_err(|error| TokenizerError::File { file: "tokenizer.json", problem: error.to_string() })?;
         inner.with_padding(None);
         // Only setting a truncation can fail, removing one cannot.
         let _ = inner.with_truncation(None);
@@ -197,9 +197,7 @@ impl ModelTokenizer {
         let template = match (&files.template, config.chat_template) {
             (Some(bytes), _) => Some(String::from_utf8_lossy(bytes).into_owned()),
             (None, Some(Template::One(template))) => Some(template),
-            (None, Some(Template::Named(named))) => {
-                named.into_iter().find(|named| named.name == "default").map(|named| named.template)
-            }
+            (None, Some(Template::Named(named))) => named.into_iter().find(|named| named.name == "default").map(|named| named.template),
             (None, None) => None,
         };
         let end = texts.get("eos_token").ok_or(TokenizerError::NoEnd)?;
@@ -254,15 +252,7 @@ impl ModelTokenizer {
 
 impl Config {
     fn named(&self) -> [(&'static str, Option<&Token>); 7] {
-        let tokens = [
-            &self.bos_token,
-            &self.eos_token,
-            &self.unk_token,
-            &self.sep_token,
-            &self.pad_token,
-            &self.cls_token,
-            &self.mask_token,
-        ];
+        let tokens = [&self.bos_token, &self.eos_token, &self.unk_token, &self.sep_token, &self.pad_token, &self.cls_token, &self.mask_token];
         std::array::from_fn(|index| (SPECIAL[index], tokens[index].as_ref()))
     }
 
@@ -404,7 +394,8 @@ pub(crate) mod tests {
 
     #[test]
     fn special_tokens_come_from_the_map_when_the_configuration_is_old() {
-        let files = TokenizerFiles { special_tokens: Some(br#"{"eos_token": {"content": "</s>"}, "bos_token": "<s>"}"#.to_vec()), ..files(&json!({})) };
+        let files =
+            TokenizerFiles { special_tokens: Some(br#"{"eos_token": {"content": "</s>"}, "bos_token": "<s>"}"#.to_vec()), ..files(&json!({})) };
         let tokenizer = ModelTokenizer::load(&files).unwrap();
         assert_eq!((tokenizer.begin(), tokenizer.end(), tokenizer.end_text()), (Some(1), Some(2), "</s>"));
     }

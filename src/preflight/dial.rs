@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService};
+use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 use reqwest::Method;
 use serde_json::Value;
 use url::Url;

@@ -192,6 +192,6 @@ async fn told_to_stop() {
 }
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod data_tests;
+#[cfg(test)]
+mod tests;

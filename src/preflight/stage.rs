@@ -1,28 +1,26 @@
 //! Hands the data to the data path: opens the sources, the tokenizer and the output, and reads the result as checks.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::checks::Context;
+use super::checks::{Context, Hub, incomplete};
 use super::failure::{Asked, Failure};
 use super::place::Place;
-use super::store::Opened;
+use super::plan::Plan;
 use super::verdict::{Check, CheckName, DataReport, SourceReport};
 use crate::api::TaskType;
-use crate::api::secret_ref::SecretKind;
-use crate::data::dial::DialPolicy;
-use crate::data::model::{Model, ModelError, ModelFolder};
+use crate::data::model::Model;
+use crate::data::ordered::threads;
 use crate::data::packing;
 use crate::data::prepare::{self, Preparation, PrepareError};
 use crate::data::rows::RowsError;
 use crate::data::rule::BadRow;
 use crate::data::sink::SinkError;
-use crate::data::store::{Access, Variables};
 use crate::data::text::TextError;
+use crate::data::tokenizer::TokenizerFiles;
 
 /// Bad rows that a message shows; the report has more of them.
 const SHOWN_ROWS: usize = 3;
@@ -37,7 +35,9 @@ pub(super) struct Prepared {
 
 /// Reads, judges and converts the data until `deadline`.
 pub(super) async fn prepare(context: &Context, deadline: Instant) -> Prepared {
-    match tokio::time::timeout_at(deadline, all(context)).await {
+    // A timer that has run out fires a moment later, in which little data would be read.
+    let in_time = async { if Instant::now() < deadline { all(context).await } else { std::future::pending().await } };
+    match tokio::time::timeout_at(deadline, in_time).await {
         Ok(Ok(prepared)) => prepared,
         Ok(Err(check)) => Prepared { checks: vec![check], ..Prepared::default() },
         Err(_) => {
@@ -50,16 +50,14 @@ pub(super) async fn prepare(context: &Context, deadline: Instant) -> Prepared {
 
 async fn all(context: &Context) -> Result<Prepared, Check> {
     let plan = &context.plan;
-    let access = access(context).map_err(|failure| failure.into_check(CheckName::Model, "spec.model"))?;
-    let model = model(context, &access).await.map_err(|failure| failure.into_check(CheckName::Model, "spec.model"))?;
+    let model = model(context).await.map_err(|failure| failure.into_check(CheckName::Model, "spec.model"))?;
     let folder = context.stores.open(&plan.save_folder).map_err(|failure| failure.into_check(CheckName::SaveFolder, "spec.saveFolder"))?;
     let preparation = Preparation {
-        access,
         task: plan.task_type,
         context: plan.context_length,
         model: Arc::new(model),
-        save_folder: for_data(&folder).map_err(|failure| failure.into_check(CheckName::SaveFolder, "spec.saveFolder"))?,
-        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        save_folder: folder.location(),
+        threads: threads(),
     };
     let mut checks = Vec::new();
     let mut reports = [None, None];
@@ -79,8 +77,10 @@ async fn all(context: &Context) -> Result<Prepared, Check> {
                 continue;
             }
         };
-        checks.push(verdict(text, &found).map_or_else(|failure| failure.into_check(name, field), |()| Check::pass(name)));
-        if name == CheckName::TrainRows && plan.packing && plan.task_type != TaskType::ContinuedPretrain {
+        let is_train = name == CheckName::TrainRows;
+        let verdict = verdict(text, &found).and_then(|()| if is_train { fills_a_step(plan, text, &found) } else { Ok(()) });
+        checks.push(verdict.map_or_else(|failure| failure.into_check(name, field), |()| Check::pass(name)));
+        if is_train && plan.packing && plan.task_type != TaskType::ContinuedPretrain {
             ratio = packing::ratio(&found.lengths, plan.context_length, plan.global_batch_size, plan.world_size);
         }
         cached &= found.cached;
@@ -93,8 +93,7 @@ async fn all(context: &Context) -> Result<Prepared, Check> {
 
 async fn source(context: &Context, preparation: &Preparation, text: &str, output: &Asked) -> Result<prepare::Prepared, Failure> {
     let opened = context.stores.open(text)?;
-    let for_data = for_data(&opened)?;
-    preparation.prepare_opened(for_data).await.map_err(|error| explain(&error, &opened.asked, output))
+    preparation.prepare(&opened.location()).await.map_err(|error| explain(&error, &opened.asked, output))
 }
 
 /// What the rows are good for.
@@ -118,6 +117,22 @@ fn verdict(text: &str, found: &prepare::Prepared) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Training leaves out a last step that is not full, so less data than one step would train on nothing.
+fn fills_a_step(plan: &Plan, text: &str, found: &prepare::Prepared) -> Result<(), Failure> {
+    let Plan { global_batch_size, context_length, .. } = plan;
+    if found.samples >= u64::from(*global_batch_size) {
+        return Ok(());
+    }
+    let samples = if plan.task_type == TaskType::ContinuedPretrain {
+        format!("{} samples of {context_length} tokens", found.samples)
+    } else {
+        format!("{} rows to train on", found.samples)
+    };
+    let message =
+        format!("{text} has {samples}, but one training step takes {global_batch_size}; add data, or ask the administrator for a smaller batch");
+    Err(Failure::data("DatasetTooSmall", message))
+}
+
 fn sentence(row: &BadRow) -> String {
     let file = row.file.rsplit('/').next().unwrap_or_default();
     format!("{file} line {}: {}: {}", row.line, row.rule.as_str(), row.message)
@@ -137,55 +152,19 @@ fn report(text: &str, found: prepare::Prepared) -> SourceReport {
     }
 }
 
-fn for_data(opened: &Opened) -> Result<crate::data::store::Opened, Failure> {
-    let text = &opened.asked.place;
-    let place = match Place::parse(text) {
-        Ok(Place::Local(path)) => crate::data::place::Place::File(path.into()),
-        _ => crate::data::place::Place::parse(text).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?,
-    };
-    Ok(crate::data::store::Opened { store: Arc::clone(&opened.store), path: opened.path.clone(), place })
-}
-
-fn access(context: &Context) -> Result<Access, Failure> {
-    let mut variables = Variables::default();
-    let token = context.secrets.value(SecretKind::Hf, "HF_TOKEN");
-    let named: BTreeMap<_, _> = [("HF_ENDPOINT", context.environment.get("HF_ENDPOINT").cloned()), ("HF_TOKEN", token)].into();
-    for (name, value) in named {
-        if let Some(value) = value {
-            variables.set(name, value);
-        }
-    }
-    let api_server = context.environment.get("KUBERNETES_SERVICE_HOST").and_then(|host| host.parse().ok());
-    let policy = DialPolicy { loopback: context.dialer.allows_local(), denied: api_server.into_iter().collect() };
-    Access::new(variables, policy).map_err(|error| Failure::infrastructure("NoClient", error.to_string()))
-}
-
-async fn model(context: &Context, access: &Access) -> Result<Model, Failure> {
+async fn model(context: &Context) -> Result<Model, Failure> {
     let weights = context.weights();
-    let (folder, asked) = if let Ok(Place::Hub(_)) = Place::parse(&weights) {
-        let place = crate::data::place::Place::parse(&weights).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
-        let folder = ModelFolder::open(access, &place, context.plan.model.revision.as_deref());
-        (folder.map_err(|error| model_failure(&error, None))?, None)
+    let files = if let Ok(Place::Hub(repository)) = Place::parse(&weights) {
+        let hub = Hub::new(context);
+        TokenizerFiles::gather(async |name, limit| hub.file(&repository, name, limit).await).await
     } else {
         let opened = context.stores.open(&weights)?;
-        (ModelFolder::Store(for_data(&opened)?), Some(opened.asked))
+        let location = opened.location();
+        let get = async |name, limit| location.read(name, limit).await.map_err(|error| opened.below(name).asked.failure("read", &error));
+        TokenizerFiles::gather(get).await
     };
-    folder.load(context.plan.model.chat_template.as_deref()).await.map_err(|error| model_failure(&error, asked.as_ref()))
-}
-
-fn model_failure(error: &ModelError, asked: Option<&Asked>) -> Failure {
-    if let (Some(asked), Some(error)) = (asked, store_error(error)) {
-        return asked.failure("read", error);
-    }
-    match error {
-        ModelError::Status { status, .. } if matches!(status.as_u16(), 401 | 403) => Failure::credential("ModelNotAccessible", error.to_string()),
-        ModelError::Status { status, .. } if status.is_client_error() => Failure::user("ModelNotAccessible", error.to_string()),
-        ModelError::Status { .. } | ModelError::Http { .. } => Failure::infrastructure("ServiceUnavailable", "the hub did not give the model's files".to_owned()),
-        ModelError::Store { .. } => Failure::infrastructure("StoreFailed", "the model's files cannot be read".to_owned()),
-        ModelError::NoTokenizer(_) => Failure::user("ModelIncomplete", error.to_string()),
-        ModelError::Tokenizer(_) | ModelError::Template(_) => Failure::user("TokenizerUnusable", error.to_string()),
-        _ => Failure::user("ModelUnusable", error.to_string()),
-    }
+    let files = files?.ok_or_else(|| incomplete(&weights, "tokenizer.json", "tokenizer"))?;
+    Model::new(&files, context.plan.model.chat_template.as_deref()).map_err(|error| Failure::user("TokenizerUnusable", format!("{weights}: {error}")))
 }
 
 fn explain(error: &PrepareError, input: &Asked, output: &Asked) -> Failure {

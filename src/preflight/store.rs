@@ -1,16 +1,16 @@
 //! Opens places as object stores, with the credentials that the pod has: dials nothing yet.
 
 use std::collections::BTreeMap;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
+use object_store::ObjectStore;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::ObjectStore;
 use url::Url;
 
 use super::dial::Dialer;
@@ -19,6 +19,7 @@ use super::mounted::{self, Mounted};
 use super::place::{Place, Provider};
 use super::plan::S3Endpoint;
 use crate::api::secret_ref::SecretKind;
+use crate::data::source::Location;
 
 const CLAIMS: &str = "/var/run/finetune/claims";
 const AZURE_HOST: &str = "blob.core.windows.net";
@@ -32,15 +33,25 @@ pub struct Opened {
     pub path: Path,
     /// What an error of it is explained with.
     pub asked: Asked,
+    /// Where it lies on this machine, if it does.
+    pub file: Option<PathBuf>,
 }
 
 impl Opened {
+    /// The same for the data path, which explains nothing.
+    #[must_use]
+    pub fn location(&self) -> Location {
+        let name = self.asked.place.trim_end_matches('/').to_owned();
+        Location { store: Arc::clone(&self.store), path: self.path.clone(), name, file: self.file.clone() }
+    }
+
     /// The same store at a path below.
     #[must_use]
     pub fn below(&self, path: &str) -> Self {
         let joined = path.split('/').filter(|part| !part.is_empty()).fold(self.path.clone(), Path::join);
         let place = format!("{}/{path}", self.asked.place.trim_end_matches('/'));
-        Self { store: Arc::clone(&self.store), path: joined, asked: Asked { place, ..self.asked.clone() } }
+        let file = self.file.as_ref().map(|file| file.join(path));
+        Self { store: Arc::clone(&self.store), path: joined, asked: Asked { place, ..self.asked.clone() }, file }
     }
 }
 
@@ -81,6 +92,11 @@ impl Stores {
             let secret = Self::secret_kind(&place).and_then(|kind| self.secrets.of(kind)).map(|secret| secret.name.clone());
             Asked { place: text.to_owned(), bucket: bucket.to_owned(), secret, keys }
         };
+        let file = match &place {
+            Place::Claim { claim, path } => Some(FilePath::new(CLAIMS).join(claim).join(path.as_ref())),
+            Place::Local(path) => Some(PathBuf::from(path)),
+            _ => None,
+        };
         let (store, path, asked): (Arc<dyn ObjectStore>, _, _) = match &place {
             Place::Bucket { provider, bucket, key } => {
                 let (store, keys): (object_store::Result<Arc<dyn ObjectStore>>, _) = match provider {
@@ -105,10 +121,15 @@ impl Stores {
                 let path = Path::parse(path).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
                 (folder("/").ok_or_else(|| unmounted(text))?, path, asked("this machine", ""))
             }
-            Place::Local(_) => return Err(Failure::user("UnsupportedPlace", format!("{text} is a path of one machine, which a pod cannot read: use s3://, gs://, az:// or pvc://"))),
+            Place::Local(_) => {
+                return Err(Failure::user(
+                    "UnsupportedPlace",
+                    format!("{text} is a path of one machine, which a pod cannot read: use s3://, gs://, az:// or pvc://"),
+                ));
+            }
             Place::Hub(_) | Place::Volume(_) | Place::Table(_) => return Err(unsupported(text)),
         };
-        Ok(Opened { store, path, asked })
+        Ok(Opened { store, path, asked, file })
     }
 
     fn s3(&self, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
@@ -207,7 +228,8 @@ const S3_IDENTITY: [&str; 10] = [
 const AZURE_IDENTITY: [&str; 4] = ["AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_AUTHORITY_HOST"];
 
 fn web(url: &Url, dialer: &Dialer) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let builder = HttpBuilder::new().with_url(&url[..url::Position::BeforePath]).with_retry(dialer.retry()).with_http_connector(dialer.checking_all());
+    let builder =
+        HttpBuilder::new().with_url(&url[..url::Position::BeforePath]).with_retry(dialer.retry()).with_http_connector(dialer.checking_all());
     Ok(Arc::new(builder.build()?))
 }
 

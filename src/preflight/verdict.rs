@@ -208,17 +208,19 @@ impl Verdict {
     ///
     /// What does not fit is cut in this order, until it fits: the longest message is halved again and again, down
     /// to 200 bytes each; the sources (the run's spec has them) are left out; the tracker's URL is left out; the
-    /// messages, then the fields, of all failed checks but the first are left out; the first message is left out.
-    /// Reasons, classes, counts and the places of converted data always stay.
+    /// places of converted data are left out if a check failed, for then nothing trains on them; the messages, then
+    /// the fields, of all failed checks but the first are left out; the first message is left out.
+    /// Reasons, classes and counts always stay.
     #[must_use]
     pub fn fit(&self) -> String {
         let mut text = self.to_json();
         let mut cut = self.clone();
         cut.truncated = true;
-        let steps: [fn(&mut Self) -> bool; 6] = [
+        let steps: [fn(&mut Self) -> bool; 7] = [
             |v| v.halve_longest_message(),
             |v| v.sources().filter(|s| !s.source.is_empty()).map(|s| s.source.clear()).count() > 0,
             |v| v.mlflow.as_mut().is_some_and(|mlflow| mlflow.url.take().is_some()),
+            |v| !v.passed && v.sources().filter_map(|source| source.mds.take()).count() > 0,
             |v| v.other_failures().filter_map(|check| check.message.take()).count() > 0,
             |v| v.other_failures().filter_map(|check| check.field.take()).count() > 0,
             |v| v.checks.iter_mut().filter_map(|check| check.message.take()).count() > 0,
@@ -513,7 +515,7 @@ mod tests {
                 v.passed, v.exit_code(), v.spec_hash.clone(),
                 v.checks.iter().map(|c| (c.name, c.passed, c.class, c.reason.clone())).collect::<Vec<_>>(),
                 v.mlflow.as_ref().map(|m| (m.experiment_id.clone(), m.run_id.clone())),
-                v.data.as_ref().map(|d| [&d.train, &d.eval].map(|s| s.as_ref().map(|s| SourceReport { source: String::new(), ..s.clone() }))),
+                v.data.as_ref().map(|d| [&d.train, &d.eval].map(|s| s.as_ref().map(|s| SourceReport { source: String::new(), mds: s.mds.clone().filter(|_| v.passed), ..s.clone() }))),
             );
             prop_assert_eq!(kept(&read), kept(&verdict));
             prop_assert_eq!(read.truncated, verdict.to_json().len() > MAX_VERDICT_BYTES);

@@ -1,5 +1,8 @@
 //! `finetune-preflight`: proves credentials, places and data of a run before any accelerator is taken.
 
+mod rows;
+mod text;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +31,10 @@ enum Command {
         #[arg(long, hide = true)]
         allow_local: bool,
     },
+    /// Checks files of rows, one line for each bad row; with --out it also converts them to MDS.
+    Rows(rows::Arguments),
+    /// Tokenizes a folder of .txt files to MDS.
+    Text(text::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -41,12 +48,14 @@ fn main() -> ExitCode {
     };
     let code = match command {
         Command::Run { plan, termination_log, allow_local } => {
-            runtime.block_on(run::run(&Options { plan, termination_log, allow_local }, &say))
+            ExitCode::from(runtime.block_on(run::run(&Options { plan, termination_log, allow_local }, &say)))
         }
+        Command::Rows(arguments) => runtime.block_on(rows::run(arguments)),
+        Command::Text(arguments) => runtime.block_on(text::run(arguments)),
     };
     // Whatever still works for a verdict that is spoken is not waited for.
     runtime.shutdown_background();
-    ExitCode::from(code)
+    code
 }
 
 /// A reader that is gone stops nothing; a control character could forge a line.

@@ -134,7 +134,6 @@ impl<'a> Server<'a> {
         }
         id(&made.body["run"]["info"]["run_id"]).ok_or_else(|| nonsense(&doing))
     }
-
 }
 
 fn nonsense(doing: &str) -> Failure {

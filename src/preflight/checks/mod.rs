@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 pub use hub::Hub;
 pub use mlflow::{FIELD as MLFLOW_FIELD, make_run};
+pub(super) use model::incomplete;
 
 use super::dial::{Dialer, Login};
 use super::failure::Failure;

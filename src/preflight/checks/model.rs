@@ -40,7 +40,7 @@ pub(super) async fn check(context: &Context) -> Outcome {
     Err(incomplete(&weights, "model.safetensors", "weights"))
 }
 
-pub(super) fn incomplete(place: &str, name: &str, what: &str) -> Failure {
+pub(in crate::preflight) fn incomplete(place: &str, name: &str, what: &str) -> Failure {
     let message =
         format!("{place} has no {name}, so the model has no {what}; upload the whole model, or ask the administrator to correct the FinetuneModel");
     Failure::user("ModelIncomplete", message)

@@ -15,6 +15,7 @@ const GOOD: &str = "{\"prompt\":\"hello\",\"response\":\"world a\"}\n{\"prompt\"
 fn data_plan(folder: &Path, train: &str) -> Value {
     let mut plan = plan(folder);
     plan["convertData"] = json!(true);
+    plan["globalBatchSize"] = json!(2);
     std::fs::write(folder.join("model/tokenizer.json"), word_tokenizer().to_string()).unwrap();
     std::fs::write(folder.join("model/tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
     std::fs::write(folder.join("train.jsonl"), train).unwrap();
@@ -73,6 +74,18 @@ async fn bad_rows_are_named_and_nothing_is_left_to_train_on() {
     let report: Value = serde_json::from_slice(&std::fs::read(folder.path().join("out/my-run/preflight.json")).unwrap()).unwrap();
     let lines: Vec<_> = report["badRows"]["train"].as_array().unwrap().iter().map(|row| row["line"].as_u64().unwrap()).collect();
     assert_eq!(lines, [3, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn less_data_than_one_step_takes_are_refused_with_both_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = data_plan(folder.path(), GOOD);
+    plan["globalBatchSize"] = json!(3);
+    let train = folder.path().join("train.jsonl").display().to_string();
+    let message = format!(
+        "spec.trainDataPath: {train} has 2 rows to train on, but one training step takes 3; add data, or ask the administrator for a smaller batch"
+    );
+    assert_eq!(said(&verdict(&plan).await.checks), [failed("TrainRows", "DataError", "DatasetTooSmall", &message)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

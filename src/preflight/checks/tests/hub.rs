@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use crate::preflight::checks::Hub;
 use crate::preflight::fake::{CANARY, Seen, Server, answer, context, failed, failures, json_answer, plan, redirect};
 
-async fn outcome(change: impl FnOnce(&mut Value), respond: impl Fn(&Seen) -> Response + Clone + Send + Sync + 'static) -> (Vec<[String; 4]>, Vec<Seen>) {
+async fn outcome(
+    change: impl FnOnce(&mut Value),
+    respond: impl Fn(&Seen) -> Response + Clone + Send + Sync + 'static,
+) -> (Vec<[String; 4]>, Vec<Seen>) {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering(respond).await;
     let mut plan = plan(folder.path());

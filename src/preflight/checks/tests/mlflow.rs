@@ -85,7 +85,13 @@ async fn experiment_and_run_are_made_once_and_found_again() {
 async fn an_answer_that_is_no_success_becomes_a_sentence_without_its_body() {
     let doing = |server: &Server| format!("cannot get or make the experiment /finetune/x y at {}", server.address);
     for (status, body, class, reason, rest) in [
-        (401, json!({"error_code": CANARY}), "CredentialError", "Unauthenticated", "the server answered 401 to the credential of Secret my-mlflow; check it"),
+        (
+            401,
+            json!({"error_code": CANARY}),
+            "CredentialError",
+            "Unauthenticated",
+            "the server answered 401 to the credential of Secret my-mlflow; check it",
+        ),
         (
             403,
             json!({"error_code": "PERMISSION_DENIED", "message": CANARY}),

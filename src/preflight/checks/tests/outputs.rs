@@ -36,7 +36,8 @@ async fn a_folder_is_the_first_ones_for_ever() {
     let owner = std::fs::read(folder.path().join("out/my-run/owner.json")).unwrap();
     plan["run"]["uid"] = json!("u-2");
     let place = format!("{}/out/my-run", folder.path().display());
-    let message = format!("spec.saveFolder: {place} belongs to an earlier run team-a/my-run with uid u-1; rename this run or use another save folder");
+    let message =
+        format!("spec.saveFolder: {place} belongs to an earlier run team-a/my-run with uid u-1; rename this run or use another save folder");
     assert_eq!(failures(&context(&plan, &[])).await, [failed("Claim", "UserError", "SaveFolderInUse", &message)]);
     assert_eq!(std::fs::read(folder.path().join("out/my-run/owner.json")).unwrap(), owner);
 }
@@ -93,8 +94,7 @@ async fn what_needs_a_missing_secret_is_said_once() {
     plan["saveFolder"] = json!("s3://out/x");
     plan["s3"] = json!({"endpointUrl": server.address});
     std::fs::remove_file(folder.path().join("s3/AWS_SECRET_ACCESS_KEY")).unwrap();
-    let message =
-        "spec.secrets: Secret my-s3 lacks AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a file credentials); add what is missing";
+    let message = "spec.secrets: Secret my-s3 lacks AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a file credentials); add what is missing";
     assert_eq!(failures(&context(&plan, &[])).await, [failed("Secrets", "CredentialError", "SecretKeyMissing", message)]);
     assert_eq!(server.seen(), []);
 }
@@ -116,9 +116,17 @@ async fn all_failures_are_reported_at_once() {
             "Model",
             "UserError",
             "ModelIncomplete",
-            &format!("spec.model: {}: 2 of the shards that its index lists are missing, m-2.safetensors among them; upload the whole model", at("model")),
+            &format!(
+                "spec.model: {}: 2 of the shards that its index lists are missing, m-2.safetensors among them; upload the whole model",
+                at("model")
+            ),
         ),
-        failed("TrainData", "UserError", "ObjectMissing", &format!("spec.trainDataPath: {} does not exist; upload it or name another", at("nothing.jsonl"))),
+        failed(
+            "TrainData",
+            "UserError",
+            "ObjectMissing",
+            &format!("spec.trainDataPath: {} does not exist; upload it or name another", at("nothing.jsonl")),
+        ),
         failed("EvalData", "DataError", "EmptyData", &format!("spec.evalDataPath: {} is empty: it needs at least one row", at("empty.jsonl"))),
         failed(
             "CustomWeights",
@@ -139,7 +147,6 @@ async fn a_service_that_never_answers_ends_with_the_deadline() {
     plan["train"] = json!("s3://data/train.jsonl");
     plan["s3"] = json!({"endpointUrl": format!("http://{}", silent.local_addr().unwrap())});
     let checks = prove(&context(&plan, &[]), Instant::now() + Duration::from_millis(300)).await;
-    let message =
-        "spec.trainDataPath: the check did not end within its time: a service does not answer, or the network drops what is sent to it";
+    let message = "spec.trainDataPath: the check did not end within its time: a service does not answer, or the network drops what is sent to it";
     assert_eq!(said(&checks), [failed("TrainData", "Infrastructure", "DeadlineExceeded", message)]);
 }

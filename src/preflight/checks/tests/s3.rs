@@ -12,7 +12,9 @@ fn s3_plan(folder: &std::path::Path, server: &Server) -> serde_json::Value {
 }
 
 fn error(code: &str) -> String {
-    format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>no</Message><AWSAccessKeyId>the-key-id</AWSAccessKeyId><X>{CANARY}</X></Error>")
+    format!(
+        "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>no</Message><AWSAccessKeyId>the-key-id</AWSAccessKeyId><X>{CANARY}</X></Error>"
+    )
 }
 
 #[tokio::test]
@@ -79,9 +81,7 @@ async fn a_store_that_is_busy_is_asked_again_and_is_never_the_users_fault() {
     for status in [500, 503, 429] {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::answering(move |_| answer(status, error("SlowDown"))).await;
-        let message = format!(
-            "spec.trainDataPath: cannot read s3://data/train.jsonl: the store answered {status} SlowDown each time it was asked"
-        );
+        let message = format!("spec.trainDataPath: cannot read s3://data/train.jsonl: the store answered {status} SlowDown each time it was asked");
         let expected = vec![failed("TrainData", "Infrastructure", "ServiceUnavailable", &message)];
         assert_eq!(failures(&context(&s3_plan(folder.path(), &server), &[])).await, expected);
         assert_eq!(server.seen().len(), 8, "four times HEAD, four times GET");
