@@ -63,7 +63,7 @@ pub fn register(subject: &Subject, number: i64, export: &Export, tracking: Optio
         env: Vec::new(),
         attachments: Vec::new(),
         resources: ResourceRequirements {
-            requests: Some(quantities([("cpu", "500m"), ("memory", "1Gi"), ("ephemeral-storage", &format!("{scratch_gib}Gi"))])),
+            requests: Some(quantities([("cpu", "200m"), ("memory", "1Gi"), ("ephemeral-storage", &format!("{scratch_gib}Gi"))])),
             limits: Some(quantities([("memory", "4Gi")])),
             claims: None,
         },
