@@ -11,7 +11,10 @@ def main(folder, prompt):
     model = AutoModelForCausalLM.from_pretrained(folder)
     inputs = tokenizer(prompt, return_tensors="pt")
     with torch.no_grad():
-        output = model.generate(inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=20, do_sample=False)
+        # A tiny model may see the end first: it must say something to be looked at.
+        output = model.generate(
+            inputs.input_ids, attention_mask=inputs.attention_mask, min_new_tokens=8, max_new_tokens=20, do_sample=False
+        )
     print(tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))
 
 
