@@ -79,7 +79,9 @@ pub fn value(secret: &SecretMount, key: &str) -> Option<String> {
 /// What a Secret lacks for its kind; none when it can be used.
 #[must_use]
 pub fn lack(secret: &SecretMount) -> Option<Lack> {
-    let is_there = std::fs::read_dir(&secret.path).is_ok_and(|mut entries| entries.next().is_some());
+    // The kubelet mounts an optional Secret that does not exist as a folder with only its own `..data` in it.
+    let is_key = |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|entry| !entry.file_name().to_string_lossy().starts_with(".."));
+    let is_there = std::fs::read_dir(&secret.path).is_ok_and(|mut entries| entries.any(is_key));
     if !is_there {
         return Some(Lack::Secret);
     }

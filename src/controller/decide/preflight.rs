@@ -170,8 +170,10 @@ fn sentence(check: &Check) -> String {
 fn wait(draft: &mut Draft<'_>, failure: Failure) {
     draft.status.failure = Some(failure);
     draft.status.retries.preflight_failures += 1;
+    // A Secret is soon there once it was asked for; a service that is down may take longer.
     let failures = draft.status.retries.preflight_failures;
-    draft.back_off(failures);
+    let is_secret = draft.status.failure.as_ref().is_some_and(|failure| failure.class == FailureClass::CredentialError);
+    draft.back_off(if is_secret { failures.min(3) } else { failures });
 }
 
 /// No verdict: the pod was lost, killed or garbled. Asked again, but not for ever; never a pass.
