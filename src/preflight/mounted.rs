@@ -168,6 +168,14 @@ mod tests {
         (folder, SecretMount { name: "s".into(), kind, key: Some("K".into()), profile: None, path })
     }
 
+    #[test]
+    fn a_mount_with_only_the_kubelets_own_entries_is_a_secret_that_does_not_exist() {
+        let (folder, secret) = secret(SecretKind::S3, &[]);
+        std::fs::create_dir(folder.path().join("..2026_01_01")).unwrap();
+        std::os::unix::fs::symlink("..2026_01_01", folder.path().join("..data")).unwrap();
+        assert_eq!(lack(&secret), Some(Lack::Secret));
+    }
+
     type Case = (SecretKind, &'static [(&'static str, &'static str)], Option<Lack>);
 
     #[test]

@@ -24,7 +24,8 @@ async fn fails(scene: &Scene, example: &str, name: &str, changes: Value, class: 
 }
 
 pub(crate) async fn a_wrong_secret_fails_before_any_training(scene: &Scene) -> Result<()> {
-    let status = fails(scene, "bad-secret", "bad-secret", json!({}), FailureClass::CredentialError, &["spec.saveFolder", "wrong-s3-credentials"]).await?;
+    let status =
+        fails(scene, "bad-secret", "bad-secret", json!({}), FailureClass::CredentialError, &["spec.saveFolder", "wrong-s3-credentials"]).await?;
     let failure = status.failure.ok_or("there is no failure")?;
     assert!((30..40).contains(&failure.exit_code.ok_or("there is no exit code")?));
     Ok(())

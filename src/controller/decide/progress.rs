@@ -132,7 +132,9 @@ fn take_events(draft: &mut Draft<'_>, current: &CurrentJob, report: &Report) {
         let event = event.to_status(current.number);
         // Only checkpoints come more than once an attempt; they are told apart by their times, which the API server keeps in whole seconds.
         let same = |old: &&RunEvent| {
-            old.attempt == event.attempt && old.type_ == event.type_ && (event.type_ != EventType::CheckpointSaved || old.time.0.as_second() == event.time.0.as_second())
+            old.attempt == event.attempt
+                && old.type_ == event.type_
+                && (event.type_ != EventType::CheckpointSaved || old.time.0.as_second() == event.time.0.as_second())
         };
         if !draft.status.events.iter().any(|old| same(&old)) {
             draft.event_at(event.type_, &event.message, event.time, event.attempt);
