@@ -20,3 +20,4 @@ pub mod template;
 pub mod text;
 pub mod tokenizer;
 pub mod turns;
+mod words;

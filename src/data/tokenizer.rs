@@ -11,6 +11,8 @@ use serde_json::Value;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer};
 
+use super::words::Words;
+
 /// The files of a model that make up its tokenizer, as they were read.
 #[derive(Debug, Clone, Default)]
 pub struct TokenizerFiles {
@@ -51,6 +53,8 @@ pub enum TokenizerError {
 /// A tokenizer with its special tokens and its chat template.
 pub struct ModelTokenizer {
     inner: Tokenizer,
+    words: Option<Words>,
+    around: [Vec<u32>; 2],
     special: BTreeMap<&'static str, String>,
     additional: Vec<String>,
     begin: Option<u32>,
@@ -204,13 +208,21 @@ impl ModelTokenizer {
         let end = inner.token_to_id(end);
         let begin = texts.get("bos_token").and_then(|token| inner.token_to_id(token));
         let additional = config.additional_special_tokens.unwrap_or_default().iter().map(|token| token.content().to_owned()).collect();
-        Ok(Self { inner, special: texts, additional, begin, end, template })
+        let words = Words::of(&inner).filter(|words| PROBES.iter().all(|text| agrees(&inner, words, text)));
+        let around = around(&inner)?;
+        Ok(Self { inner, words, around, special: texts, additional, begin, end, template })
     }
 
     /// The ids of a text. `special` adds what the tokenizer puts around a text by itself.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.inner.encode_fast(text, special).map_err(|error| TokenizerError::Encode(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        let Some(words) = &self.words else { return whole(&self.inner, text, special) };
+        let mut ids = words.encode(&self.inner, text).map_err(|error| TokenizerError::Encode(error.to_string()))?;
+        if special {
+            let [before, behind] = &self.around;
+            ids.splice(0..0, before.iter().copied());
+            ids.extend_from_slice(behind);
+        }
+        Ok(ids)
     }
 
     /// Id of the token that begins a text.
@@ -285,6 +297,26 @@ impl Config {
         }
         special
     }
+}
+
+fn whole(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
+    let encoding = tokenizer.encode_fast(text, special).map_err(|error| TokenizerError::Encode(error.to_string()))?;
+    Ok(encoding.get_ids().to_vec())
+}
+
+/// What the tokenizer puts before and behind a text.
+fn around(tokenizer: &Tokenizer) -> Result<[Vec<u32>; 2], TokenizerError> {
+    let (bare, full) = (whole(tokenizer, PROBES[0], false)?, whole(tokenizer, PROBES[0], true)?);
+    let start = (0..=full.len().saturating_sub(bare.len())).find(|&start| full[start..].starts_with(&bare)).unwrap_or(0);
+    Ok([full[..start].to_vec(), full.get(start + bare.len()..).unwrap_or_default().to_vec()])
+}
+
+/// Texts that a tokenizer must read alike word by word and whole, before it is trusted to.
+const PROBES: [&str; 3] = ["probe", " The quick  brown fox's 12345 jumps,\n\n\tover é日本語 dogs. ", "a\nb  c\u{a0} d\r\n e"];
+
+fn agrees(tokenizer: &Tokenizer, words: &Words, text: &str) -> bool {
+    let cut = words.encode(tokenizer, text).ok();
+    cut.is_some() && cut == whole(tokenizer, text, false).ok()
 }
 
 fn read<T: Default + serde::de::DeserializeOwned>(file: &'static str, bytes: Option<&[u8]>) -> Result<T, TokenizerError> {
