@@ -253,7 +253,7 @@ mod tests {
             {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]})
     }
 
-    /// BPE as converted from SentencePiece, with or without something before a text.
+    /// BPE as converted from `SentencePiece`, with or without something before a text.
     fn pieces(prepends: bool, extra: &[&str]) -> Tokenizer {
         let bytes = (0..=255).map(|byte| format!("<0x{byte:02X}>"));
         let words = ["<unk>", "▁", "t", "h", "e", "a", "b", ".", "th", "the", "▁the", "▁a", "▁▁", "▁▁▁▁", "ab", "1"].map(str::to_owned);
