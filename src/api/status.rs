@@ -341,6 +341,9 @@ pub struct CurrentJob {
     /// Whether a preflight leaves the data alone because they were proved before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub checks_only: bool,
+    /// Why it is given up; its Job is deleted next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<Box<Failure>>,
 }
 
 /// Jobs made and failures so far. The budget belongs to the run, not to a Job.

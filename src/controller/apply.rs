@@ -9,7 +9,7 @@ use kube::{Api, Resource, ResourceExt};
 use super::decide::{Change, Plan};
 use super::observed::Observed;
 use super::{Context, build};
-use crate::api::status::{EventType as RunEventType, Stage};
+use crate::api::status::{CurrentJob, EventType as RunEventType, FinetuneRunStatus, Stage};
 use crate::api::{FinetuneRun, MANAGER};
 
 /// A write that failed; the run is looked at again with backoff.
@@ -36,8 +36,13 @@ pub(super) enum Applied {
 
 pub(super) async fn apply(ctx: &Context, seen: &Observed, plan: &Plan) -> Result<Applied, Error> {
     let namespace = seen.run.namespace().unwrap_or_default();
-    change(ctx, &namespace, &plan.change).await?;
-    if seen.run.status.as_ref() == Some(&plan.status) {
+    let made = change(ctx, &namespace, &plan.change).await?;
+    // In the same step, so that the Job counts as seen: should somebody delete it now, that is noticed.
+    let status = match (made, plan.status.current_job.clone()) {
+        (Some(uid), Some(job)) => &FinetuneRunStatus { current_job: Some(CurrentJob { uid: Some(uid), ..job }), ..plan.status.clone() },
+        _ => &plan.status,
+    };
+    if seen.run.status.as_ref() == Some(status) {
         return Ok(Applied::Done);
     }
     let runs: Api<FinetuneRun> = Api::namespaced(ctx.client.clone(), &namespace);
@@ -46,12 +51,12 @@ pub(super) async fn apply(ctx: &Context, seen: &Observed, plan: &Plan) -> Result
     let patch = serde_json::json!({
         "apiVersion": FinetuneRun::api_version(&()), "kind": FinetuneRun::kind(&()),
         "metadata": {"name": name, "namespace": namespace, "resourceVersion": seen.run.resource_version(), "uid": seen.run.uid()},
-        "status": plan.status,
+        "status": status,
     });
     match runs.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await {
         Ok(_) => {
-            count(ctx, seen, plan);
-            publish(ctx, seen, plan).await;
+            count(ctx, seen, status);
+            publish(ctx, seen, status).await;
             Ok(Applied::Done)
         }
         Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(Applied::Outdated),
@@ -60,10 +65,9 @@ pub(super) async fn apply(ctx: &Context, seen: &Observed, plan: &Plan) -> Result
 }
 
 /// What this step newly told, as metrics.
-fn count(ctx: &Context, seen: &Observed, plan: &Plan) {
+fn count(ctx: &Context, seen: &Observed, new: &FinetuneRunStatus) {
     ctx.metrics.status_written();
     let old = seen.run.status.clone().unwrap_or_default();
-    let new = &plan.status;
     let Some(job) = &old.current_job else { return };
     if job.uid.is_none() && new.current_job.as_ref().is_some_and(|wanted| wanted.name == job.name && wanted.uid.is_some()) {
         ctx.metrics.job_created(job.stage);
@@ -82,15 +86,16 @@ fn count(ctx: &Context, seen: &Observed, plan: &Plan) {
     }
 }
 
-async fn change(ctx: &Context, namespace: &str, change: &Change) -> Result<(), Error> {
+/// Makes the change; the uid of the Job that it made.
+async fn change(ctx: &Context, namespace: &str, change: &Change) -> Result<Option<String>, Error> {
     let maps: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace);
     let jobs: Api<Job> = Api::namespaced(ctx.client.clone(), namespace);
     match change {
-        Change::Keep => Ok(()),
-        Change::CreateSnapshot(map) => create(&maps, map).await,
+        Change::Keep => Ok(None),
+        Change::CreateSnapshot(map) => create(&maps, map).await.map(|_| None),
         Change::DeleteSnapshot(name) => {
             let result = maps.delete(name, &DeleteParams::default()).await.map(|_| ());
-            gone_is_fine(result).map_err(writing(format!("delete ConfigMap {namespace}/{name}")))
+            gone_is_fine(result).map(|()| None).map_err(writing(format!("delete ConfigMap {namespace}/{name}")))
         }
         Change::CreateStage { stage, ca } => create_stage(ctx, namespace, stage, ca.as_deref()).await,
         Change::DeleteJob { name, uid } => {
@@ -100,13 +105,13 @@ async fn change(ctx: &Context, namespace: &str, change: &Change) -> Result<(), E
                 ..DeleteParams::default()
             };
             let result = jobs.delete(name, &params).await.map(|_| ());
-            gone_is_fine(result).map_err(writing(format!("delete Job {namespace}/{name}")))
+            gone_is_fine(result).map(|()| None).map_err(writing(format!("delete Job {namespace}/{name}")))
         }
     }
 }
 
-/// The `ConfigMap`s first: a Job that exists always has what its pods mount.
-async fn create_stage(ctx: &Context, namespace: &str, stage: &build::Stage, ca: Option<&ConfigMap>) -> Result<(), Error> {
+/// The `ConfigMap`s first: a Job that exists always has what its pods mount. Returns the uid of the Job.
+async fn create_stage(ctx: &Context, namespace: &str, stage: &build::Stage, ca: Option<&ConfigMap>) -> Result<Option<String>, Error> {
     let maps: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace);
     if let Some(ca) = ca {
         let name = ca.name_any();
@@ -115,22 +120,22 @@ async fn create_stage(ctx: &Context, namespace: &str, stage: &build::Stage, ca: 
             .map_err(writing(format!("apply ConfigMap {namespace}/{name}")))?;
     }
     create(&maps, &stage.config).await?;
-    create(&Api::<Job>::namespaced(ctx.client.clone(), namespace), &stage.job).await?;
-    Ok(())
+    let made = create(&Api::<Job>::namespaced(ctx.client.clone(), namespace), &stage.job).await?;
+    Ok(made.and_then(|job| job.uid()))
 }
 
 /// Creates an object with a deterministic name. That it exists already is no error: the next observation says whose it is.
-async fn create<K>(api: &Api<K>, object: &K) -> Result<(), Error>
+async fn create<K>(api: &Api<K>, object: &K) -> Result<Option<K>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
 {
     match api.create(&PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }, object).await {
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
         Err(source) => {
             let namespace = object.meta().namespace.clone().unwrap_or_default();
             Err(writing(format!("create {} {namespace}/{}", K::kind(&()), object.name_any()))(source))
         }
-        Ok(_) => Ok(()),
+        Ok(made) => Ok(Some(made)),
     }
 }
 
@@ -143,9 +148,9 @@ fn gone_is_fine(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
 }
 
 /// One Kubernetes Event for each new event of the run. Losing one is no error: the status has them all.
-async fn publish(ctx: &Context, seen: &Observed, plan: &Plan) {
+async fn publish(ctx: &Context, seen: &Observed, status: &FinetuneRunStatus) {
     let old = seen.run.status.as_ref().map(|status| status.events.as_slice()).unwrap_or_default();
-    for event in plan.status.events.iter().filter(|event| !old.contains(event)) {
+    for event in status.events.iter().filter(|event| !old.contains(event)) {
         let bad = matches!(event.type_, RunEventType::CheckFailed | RunEventType::Failed | RunEventType::FailedException | RunEventType::Requeued);
         let note = Event {
             type_: if bad { EventType::Warning } else { EventType::Normal },

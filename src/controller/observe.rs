@@ -65,9 +65,8 @@ pub(super) async fn observe(ctx: &Context, namespace: &str, name: &str) -> Resul
         seen.job = job.map_or(JobSeen::Absent, |job| JobSeen::of(&job, &uid));
         if current.uid.is_none() && seen.job == JobSeen::Absent {
             seen.service_account = read_account(ctx, namespace, &seen.run.spec.service_account_name).await?;
-        } else {
-            seen.pods = read_pods(ctx, namespace, &uid, &status, &seen).await?;
         }
+        seen.pods = read_pods(ctx, namespace, &uid, &status, &seen).await?;
         if current.stage == Stage::Train {
             seen.report = ctx.reports.latest(&uid, current.number);
         }
@@ -120,7 +119,8 @@ async fn read_account(ctx: &Context, namespace: &str, name: &str) -> Result<Serv
     }))
 }
 
-/// Pods are found by label and believed only if their controller is the Job that was seen.
+/// Pods are found by label and believed only if their controller is the Job that was seen. Before one was seen all of them
+/// count: the Job may have been made, and deleted by somebody, without the operator's knowing.
 async fn read_pods(ctx: &Context, namespace: &str, run_uid: &str, status: &FinetuneRunStatus, seen: &Observed) -> Result<Vec<PodFacts>, Error> {
     let Some(current) = &status.current_job else { return Ok(Vec::new()) };
     let job_uid = match &seen.job {
@@ -131,7 +131,7 @@ async fn read_pods(ctx: &Context, namespace: &str, run_uid: &str, status: &Finet
     let selector = format!("{}={run_uid},{}={},{}={}", names::RUN_UID, names::STAGE, current.stage.as_str(), names::NUMBER, current.number);
     let list = pods.list(&ListParams::default().labels(&selector)).await.map_err(reading(format!("pods of Job {namespace}/{}", current.name)))?;
     let mut facts = Vec::new();
-    for pod in list.items.iter().filter(|pod| controller_uid(&pod.metadata) == job_uid.as_deref()) {
+    for pod in list.items.iter().filter(|pod| job_uid.is_none() || controller_uid(&pod.metadata) == job_uid.as_deref()) {
         let mut fact = PodFacts::of(pod);
         let waits = matches!(fact.container, Container::Waiting(..) | Container::Unknown) && !fact.ended;
         let since = fact.scheduled_at.map_or(0, |at| seen.now.duration_since(at).as_secs());

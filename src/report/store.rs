@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::message::Report;
+use super::message::{Progress, Report};
 
 /// Reports that are kept when nobody says otherwise. The largest report is about 30 KiB, a usual one 2 KiB.
 pub const CAPACITY: usize = 4096;
@@ -30,6 +30,8 @@ pub struct Received {
     pub report: Report,
     /// When it arrived.
     pub at: Timestamp,
+    /// When a report of this process last said anything new; since then it lives, but does not move.
+    pub moved: Timestamp,
 }
 
 /// A run as the store names it.
@@ -132,12 +134,14 @@ impl Store {
             Some(entry) => keep_times(&entry.received.report, report),
             None => report,
         };
+        let still = old.as_ref().map(|entry| &entry.received).filter(|received| is_same_moment(&received.report, &report));
+        let moved = still.map_or(at, |received| received.moved);
         let interval = if urgent { URGENT_INTERVAL } else { PROGRESS_INTERVAL };
         let wanted = triggered.map_or(now, |last| (last + interval).max(now));
         let due = old.and_then(|entry| entry.due).map_or(wanted, |due| due.min(wanted));
         inner.make_room();
         inner.due.insert((due, key.uid.clone()));
-        let entry = Entry { key: key.clone(), received: Received { report, at }, heard: now, former, triggered, due: Some(due) };
+        let entry = Entry { key: key.clone(), received: Received { report, at, moved }, heard: now, former, triggered, due: Some(due) };
         inner.entries.insert(key.uid.clone(), entry);
         drop(inner);
         self.earlier_due.notify_one();
@@ -231,14 +235,22 @@ impl Inner {
     }
 }
 
+/// Whether the process stands where it stood: only the time that it says is left may differ.
+fn is_same_moment(old: &Report, new: &Report) -> bool {
+    let stand = |report: &Report| Report {
+        sequence: 0,
+        progress: Progress { estimated_remaining_seconds: None, ..report.progress.clone() },
+        ..report.clone()
+    };
+    stand(old) == stand(new)
+}
+
 /// Whether more than numbers changed.
 fn is_urgent(old: &Report, new: &Report) -> bool {
+    let waits = |report: &Report| report.waiting_for.as_ref().map(|waiting| waiting.what.clone());
     let happened = |report: &Report| report.events.iter().map(|event| (event.type_, event.sent)).collect::<Vec<_>>();
     let saved = |report: &Report| report.checkpoints.iter().map(|checkpoint| (checkpoint.uri.clone(), checkpoint.step)).collect::<Vec<_>>();
-    (old.attempt, &old.start) != (new.attempt, &new.start)
-        || old.waiting_for != new.waiting_for
-        || happened(old) != happened(new)
-        || saved(old) != saved(new)
+    (old.attempt, &old.start) != (new.attempt, &new.start) || waits(old) != waits(new) || happened(old) != happened(new) || saved(old) != saved(new)
 }
 
 /// `new` with the times that were already known: a time after the arrival is cut to the arrival, and that must not move with each post.

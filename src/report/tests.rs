@@ -165,9 +165,10 @@ async fn a_post_of_the_current_trainer_is_kept_and_triggers_its_run() {
     let running = Running::start().await;
     let mut triggers = Box::pin(Arc::clone(&running.store).triggers());
     assert_eq!(running.post(OWN, GOOD, &body(1, 7)).await, no(204, ""));
-    let Received { report, at } = running.store.latest("run-uid", 1).unwrap();
+    let Received { report, at, moved } = running.store.latest("run-uid", 1).unwrap();
     assert_eq!((report.attempt, report.sequence, report.progress), (1, 7, Progress { step: Some(7), ..Progress::default() }));
     assert!(jiff::Timestamp::now().duration_since(at).as_secs() < 60);
+    assert_eq!(moved, at);
     assert_eq!(futures::StreamExt::next(&mut triggers).await, Some(("team-a".to_owned(), "r".to_owned())));
     assert_eq!(running.answered(), ["accepted 1"]);
 }

@@ -138,7 +138,7 @@ impl<'a> Draft<'a> {
             let excess = self.status.attempts.len().saturating_sub(MAX_ATTEMPTS);
             self.status.attempts.drain(..excess);
         }
-        self.status.current_job = Some(CurrentJob { stage, number, name, uid: None, since: self.now(), checks_only });
+        self.status.current_job = Some(CurrentJob { stage, number, name, uid: None, since: self.now(), checks_only, given_up: None });
     }
 
     /// The current Job has ended. Closes its attempt, settles the GPU-hours; a next attempt begins with checks of credentials.

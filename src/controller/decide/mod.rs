@@ -3,6 +3,7 @@
 
 mod accept;
 mod draft;
+mod patience;
 mod phase;
 mod preflight;
 mod progress;
@@ -100,6 +101,10 @@ fn step(draft: &mut Draft<'_>) -> Change {
             Change::Keep
         }
         JobSeen::Absent if current.uid.is_some() => gone(draft, &current),
+        JobSeen::Absent if alive(draft) => {
+            draft.look_again(5);
+            Change::Keep
+        }
         JobSeen::Absent if draft.stop_wanted().is_some() => {
             draft.close(&current, "Stopped", None);
             choose(draft)
@@ -126,8 +131,12 @@ fn own(draft: &mut Draft<'_>, current: &CurrentJob, job: &JobFacts) -> Change {
                 draft.look_again(10);
                 return Change::Keep;
             }
-            if draft.stop_wanted().is_some() {
+            if draft.stop_wanted().is_some() || current.given_up.is_some() {
                 return Change::DeleteJob { name: current.name.clone(), uid: job.uid.clone() };
+            }
+            if let (Some(failure), Some(wanted)) = (patience::overdue(draft, current), &mut draft.status.current_job) {
+                wanted.given_up = Some(Box::new(failure));
+                return Change::Keep;
             }
             draft.look_again(if current.stage == Stage::Train { 30 } else { 60 });
             Change::Keep
@@ -143,12 +152,12 @@ fn own(draft: &mut Draft<'_>, current: &CurrentJob, job: &JobFacts) -> Change {
     }
 }
 
-/// The Job was seen before and is gone: stopped by us, or deleted by somebody. No pod of it may live on beside a new attempt.
+/// The Job was seen before and is gone: stopped or given up by us, or deleted by somebody. No pod of it may live on beside a new attempt.
 fn gone(draft: &mut Draft<'_>, current: &CurrentJob) -> Change {
     if current.stage == Stage::Train {
         progress::update(draft, current);
     }
-    if draft.seen.pods.iter().any(|pod| !pod.ended) {
+    if alive(draft) {
         draft.look_again(5);
         return Change::Keep;
     }
@@ -157,10 +166,16 @@ fn gone(draft: &mut Draft<'_>, current: &CurrentJob) -> Change {
     } else {
         match current.stage {
             Stage::Train => train::lost(draft, current),
-            Stage::Preflight | Stage::Register => draft.status.current_job = None,
+            Stage::Preflight => preflight::lost(draft, current),
+            Stage::Register => register::lost(draft, current),
         }
     }
     if draft.status.completed_at.is_some() { Change::Keep } else { choose(draft) }
+}
+
+/// Whether a pod of the wanted Job's stage and number lives: also one whose Job was deleted before it was seen.
+fn alive(draft: &Draft<'_>) -> bool {
+    draft.seen.pods.iter().any(|pod| !pod.ended)
 }
 
 /// Nothing is running: writes the intent for what comes next, or ends the run.

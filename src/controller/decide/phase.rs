@@ -1,10 +1,11 @@
 //! The phase: one function from the conditions and the wanted Job; pure.
 
 use super::draft::{Draft, Stop};
+use super::patience::problem;
 use super::progress::{Situation, situation};
 use crate::api::condition::{self, ConditionType};
 use crate::api::status::{Phase, Stage};
-use crate::controller::facts::{Container, JobSeen, Outcome};
+use crate::controller::facts::{JobSeen, Outcome};
 
 pub(super) struct Summary {
     pub(super) phase: Phase,
@@ -105,11 +106,5 @@ fn unready(draft: &Draft<'_>) -> Option<String> {
     if let Some(why) = &pod.unschedulable {
         return Some(format!("no node fits the preflight pod: {why}"));
     }
-    match &pod.container {
-        Container::Waiting(reason, message) if !matches!(reason.as_str(), "ContainerCreating" | "PodInitializing" | "") => {
-            Some(format!("the preflight pod waits: {reason}: {message}"))
-        }
-        Container::Waiting(..) | Container::Unknown => pod.warning.clone().map(|warning| format!("the preflight pod waits: {warning}")),
-        _ => None,
-    }
+    problem(pod).map(|(_, why)| format!("the preflight pod waits: {why}"))
 }

@@ -32,6 +32,14 @@ pub(super) fn ended(draft: &mut Draft<'_>, current: &CurrentJob, outcome: &Outco
     }
 }
 
+/// The Job was given up by us, or deleted by somebody before its end was seen: then it is simply made anew.
+pub(super) fn lost(draft: &mut Draft<'_>, current: &CurrentJob) {
+    draft.status.current_job = None;
+    if let Some(failure) = current.given_up.as_deref() {
+        unclear(draft, &failure.message, Some(failure.clone()));
+    }
+}
+
 fn uid<'a>(draft: &Draft<'a>) -> &'a str {
     draft.seen.run.metadata.uid.as_deref().unwrap_or_default()
 }

@@ -41,10 +41,12 @@ pub(super) fn update(draft: &mut Draft<'_>, current: &CurrentJob) {
         Situation::Queued(..) | Situation::Running => None,
     };
     let is_news = known != (draft.status.events.clone(), draft.status.checkpoints.clone())
-        || progress.waiting_for != waiting_for
+        || without_percent(progress.waiting_for.as_deref()) != without_percent(waiting_for.as_deref())
         || !matches!(&draft.seen.job, JobSeen::Own(job) if job.outcome == Outcome::Open);
     let is_due = |received: &&Received| progress.last_heard_from.as_ref().is_none_or(|heard| received.at.duration_since(heard.0) >= INTERVAL);
-    if let Some(received) = report.as_ref().filter(|received| is_news || is_due(received)) {
+    let due = report.as_ref().filter(|received| is_news || is_due(received));
+    let waiting_for = if due.is_some() || is_news { waiting_for } else { progress.waiting_for.take() };
+    if let Some(received) = due {
         progress = reported(received, progress);
         let left = received.report.progress.estimated_remaining_seconds;
         draft.status.estimated_end_time = left.map(|left| Time(received.at + SignedDuration::from_secs(left)));
@@ -60,6 +62,11 @@ pub(super) fn update(draft: &mut Draft<'_>, current: &CurrentJob) {
     };
     progress.waiting_for = waiting_for;
     draft.status.progress = (progress != Progress::default()).then_some(progress);
+}
+
+/// What is waited for, without how far it is: the percent alone is no news.
+fn without_percent(waiting_for: Option<&str>) -> Option<&str> {
+    waiting_for.map(|what| what.trim_end_matches(|c: char| c.is_ascii_digit() || c == '%' || c == ' '))
 }
 
 /// Where the attempt stands.
@@ -80,15 +87,8 @@ pub(super) fn situation(draft: &Draft<'_>) -> Situation {
         return Situation::Queued("WaitingForNode", "the training pod has no node yet".to_owned());
     }
     match &pod.container {
-        Container::Waiting(reason, message) if !matches!(reason.as_str(), "ContainerCreating" | "PodInitializing" | "") => {
-            let known = match reason.as_str() {
-                "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" => "FailedImagePull",
-                _ => "ContainerWaiting",
-            };
-            Situation::Starting(known, format!("{reason}: {message}"))
-        }
-        Container::Waiting(..) | Container::Unknown => match &pod.warning {
-            Some(warning) => Situation::Starting("ContainerWaiting", warning.clone()),
+        Container::Waiting(..) | Container::Unknown => match super::patience::problem(pod) {
+            Some((reason, why)) => Situation::Starting(reason, why),
             None => Situation::Starting("ImagePull", "image and volumes".to_owned()),
         },
         Container::Running(_) | Container::Ended { .. } => match seen.report.as_ref().map(|received| &received.report) {

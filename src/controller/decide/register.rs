@@ -31,6 +31,14 @@ pub(super) fn ended(draft: &mut Draft<'_>, current: &CurrentJob, outcome: &Outco
     }
 }
 
+/// The Job was given up by us, or deleted by somebody before its end was seen: then it is simply made anew.
+pub(super) fn lost(draft: &mut Draft<'_>, current: &CurrentJob) {
+    draft.status.current_job = None;
+    if let Some(failure) = current.given_up.as_deref() {
+        retry(draft, failure.clone());
+    }
+}
+
 /// A registration is idempotent by the run's uid, so trying again is safe.
 fn retry(draft: &mut Draft<'_>, failure: Failure) {
     draft.set(ConditionType::Registered, Some(false), &failure.reason.clone(), &failure.message.clone());

@@ -94,7 +94,12 @@ impl Cluster {
             self.change(&plan.change);
         }
         if writes == Writes::All {
-            self.run.status = Some(plan.status.clone());
+            let mut status = plan.status.clone();
+            if let (Change::CreateStage { stage, .. }, Some(job)) = (&plan.change, &mut status.current_job) {
+                let made = self.jobs.get(stage.job.metadata.name.as_deref().unwrap_or_default());
+                job.uid = made.map(|job| job.facts.uid.clone()).or(job.uid.take());
+            }
+            self.run.status = Some(status);
         }
         plan
     }

@@ -4,6 +4,7 @@ use super::Change;
 use super::scenario::{Cluster, Writes};
 use crate::api::FinetuneRun;
 use crate::api::status::{FailureClass, Phase, Stage};
+use crate::controller::facts::Container;
 
 /// Brings a run to the point where the Job of `stage` runs.
 fn running(mut cluster: Cluster, stage: Stage) -> Cluster {
@@ -260,7 +261,8 @@ fn what_a_report_tells_is_written_once_although_posts_repeat_it() {
     let report = wire::own(post, "s3://out/team-a/sample", cluster.now).unwrap();
     let observe = |cluster: &Cluster| {
         let mut seen = cluster.observe();
-        seen.report = Some(store::Received { report: report.clone(), at: "2026-01-01T00:00:10.5Z".parse().unwrap() });
+        let at = "2026-01-01T00:00:10.5Z".parse().unwrap();
+        seen.report = Some(store::Received { report: report.clone(), at, moved: at });
         seen
     };
     let first = super::decide(&observe(&cluster)).status;
@@ -270,4 +272,73 @@ fn what_a_report_tells_is_written_once_although_posts_repeat_it() {
     cluster.run.status = Some(first.clone());
     cluster.wait(1);
     assert_eq!(super::decide(&observe(&cluster)).status, first);
+}
+
+#[test]
+fn a_container_that_never_starts_is_given_up_with_its_reason_and_costs_a_retry() {
+    let mut cluster = running(sample(), Stage::Train);
+    let waiting = Container::Waiting("ImagePullBackOff".into(), "no such image".into());
+    let name = cluster.current().unwrap().1;
+    cluster.jobs.get_mut(&name).unwrap().pod.container = waiting;
+    cluster.wait(14 * 60);
+    cluster.settle();
+    assert_eq!((cluster.phase(), cluster.status().reason.as_deref()), (Phase::Starting, Some("FailedImagePull")));
+    assert_eq!(cluster.open_jobs(), 1);
+    cluster.wait(60);
+    cluster.settle();
+    let status = cluster.status();
+    let failure = status.failure.unwrap();
+    assert_eq!((failure.class, failure.reason.as_str(), failure.attempt), (FailureClass::Infrastructure, "FailedImagePull", Some(0)));
+    assert_eq!(failure.message, format!("pod {name}-pod did not start within 15 minutes: ImagePullBackOff: no such image"));
+    assert_eq!((status.retries.failures, cluster.open_jobs()), (1, 0));
+    assert_eq!(status.attempts[0].reason.as_deref(), Some("FailedImagePull"));
+    cluster.wait(11);
+    assert_eq!(running(cluster, Stage::Train).status().attempt, Some(1));
+}
+
+#[test]
+fn a_preflight_that_never_starts_is_given_up_too_and_not_for_ever_tried() {
+    let mut cluster = running(sample(), Stage::Preflight);
+    for _ in 0..8 {
+        if let Some((_, name)) = cluster.current() {
+            cluster.jobs.get_mut(&name).unwrap().pod.container = Container::Unknown;
+        }
+        cluster.wait(2 * 3600);
+        cluster.settle();
+        cluster.wait(700);
+        cluster.settle();
+    }
+    assert_eq!((cluster.phase(), cluster.status().reason.as_deref()), (Phase::Failed, Some("NotStarted")));
+    assert_eq!(cluster.open_jobs(), 0);
+}
+
+#[test]
+fn a_trainer_that_reports_and_does_not_move_for_an_hour_is_stalled() {
+    use crate::report::{store, wire};
+    let mut cluster = running(sample(), Stage::Train);
+    cluster.wait(3700);
+    let post = br#"{"attempt": 0, "start": "s", "sequence": 9, "progress": {"step": 3}, "events": [], "checkpoints": []}"#;
+    let report = wire::own(post, "s3://out/team-a/sample", cluster.now).unwrap();
+    let moved = |minutes: i64| {
+        let mut seen = cluster.observe();
+        let moved = cluster.now - jiff::SignedDuration::from_mins(minutes);
+        seen.report = Some(store::Received { report: report.clone(), at: cluster.now, moved });
+        super::decide(&seen).status.current_job.unwrap().given_up
+    };
+    assert_eq!(moved(59), None);
+    let failure = moved(60).unwrap();
+    assert_eq!((failure.class, failure.reason.as_str()), (FailureClass::Stalled, "Stalled"));
+    assert_eq!(failure.message, "the trainer reports, but has been at step 3 for 60 minutes");
+}
+
+#[test]
+fn a_pod_of_a_job_that_was_never_seen_holds_the_next_one_back() {
+    let mut cluster = running(sample(), Stage::Train);
+    let mut seen = cluster.observe();
+    seen.job = crate::controller::facts::JobSeen::Absent;
+    seen.run.status.as_mut().unwrap().current_job.as_mut().unwrap().uid = None;
+    let plan = super::decide(&seen);
+    assert_eq!((plan.change, plan.next), (Change::Keep, Some(std::time::Duration::from_secs(5))));
+    assert_eq!(plan.status.attempts.len(), 1);
+    cluster.settle();
 }

@@ -65,10 +65,13 @@ pub(super) fn ended(draft: &mut Draft<'_>, current: &CurrentJob, outcome: &Outco
     }
 }
 
-/// The Job was deleted by somebody before its end was seen.
+/// The Job was given up by us, or deleted by somebody before its end was seen.
 pub(super) fn lost(draft: &mut Draft<'_>, current: &CurrentJob) {
-    let message = format!("Job {} was deleted from outside before it ended", current.name);
-    failed(draft, current, failure(FailureClass::Preempted, Stage::Train, "JobDeleted", &message));
+    let failure = current.given_up.as_deref().cloned().unwrap_or_else(|| {
+        let message = format!("Job {} was deleted from outside before it ended", current.name);
+        failure(FailureClass::Preempted, Stage::Train, "JobDeleted", &message)
+    });
+    failed(draft, current, failure);
 }
 
 fn has_event(draft: &Draft<'_>, attempt: i64, type_: EventType) -> bool {

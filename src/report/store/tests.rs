@@ -57,9 +57,9 @@ fn only_a_higher_sequence_of_the_same_start_is_newer() {
     assert_eq!(store.put(&key("r"), report(0, "a", 5), second(0)), Kept::Newest);
     assert_eq!(store.put(&key("r"), report(0, "a", 5), second(1)), Kept::Stale);
     assert_eq!(store.put(&key("r"), report(0, "a", 4), second(2)), Kept::Stale);
-    assert_eq!(store.latest("uid-r", 0), Some(Received { report: report(0, "a", 5), at: second(0) }));
+    assert_eq!(store.latest("uid-r", 0), Some(Received { report: report(0, "a", 5), at: second(0), moved: second(0) }));
     assert_eq!(store.put(&key("r"), report(0, "a", 6), second(3)), Kept::Newest);
-    assert_eq!(store.latest("uid-r", 0), Some(Received { report: report(0, "a", 6), at: second(3) }));
+    assert_eq!(store.latest("uid-r", 0), Some(Received { report: report(0, "a", 6), at: second(3), moved: second(3) }));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_new_start_replaces_and_the_one_it_replaced_is_never_heard_again() {
     assert_eq!(store.put(&key("r"), report(0, "b", 0), second(1)), Kept::Newest);
     assert_eq!(store.put(&key("r"), report(0, "a", 51), second(2)), Kept::Stale);
     assert_eq!(store.put(&key("r"), report(0, "b", 1), second(3)), Kept::Newest);
-    assert_eq!(store.latest("uid-r", 0), Some(Received { report: report(0, "b", 1), at: second(3) }));
+    assert_eq!(store.latest("uid-r", 0), Some(Received { report: report(0, "b", 1), at: second(3), moved: second(3) }));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_new_attempt_replaces_and_an_old_one_does_not() {
     assert_eq!(store.put(&key("r"), report(0, "z", 99), second(1)), Kept::Stale);
     assert_eq!(store.put(&key("r"), report(2, "a", 0), second(2)), Kept::Newest);
     assert_eq!(store.latest("uid-r", 1), None);
-    assert_eq!(store.latest("uid-r", 2), Some(Received { report: report(2, "a", 0), at: second(2) }));
+    assert_eq!(store.latest("uid-r", 2), Some(Received { report: report(2, "a", 0), at: second(2), moved: second(2) }));
 }
 
 #[test]
@@ -166,17 +166,37 @@ async fn events_checkpoints_waiting_and_a_new_start_trigger_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_changes_at_each_post_triggers_once_a_second_at_most() {
+async fn a_percent_alone_triggers_every_fifteen_seconds_and_another_wait_at_once_but_once_a_second_at_most() {
     let store = Arc::new(Store::default());
     let mut triggers = triggers(&store);
-    let waiting = |percent: i32| Some(WaitingFor { what: "weights".to_owned(), percent: Some(percent) });
-    store.put(&key("r"), Report { waiting_for: waiting(0), ..report(0, "a", 0) }, second(0));
+    let waiting = |what: &str, percent: i32| Some(WaitingFor { what: what.to_owned(), percent: Some(percent) });
+    store.put(&key("r"), Report { waiting_for: waiting("weights", 0), ..report(0, "a", 0) }, second(0));
     assert_eq!(rounded(wait(&mut triggers).await), seconds("r", 0));
     for percent in 1..100 {
-        store.put(&key("r"), Report { waiting_for: waiting(percent), ..report(0, "a", percent.into()) }, second(0));
+        store.put(&key("r"), Report { waiting_for: waiting("weights", percent), ..report(0, "a", percent.into()) }, second(0));
+    }
+    assert_eq!(rounded(wait(&mut triggers).await), seconds("r", 15));
+    for number in 100..200 {
+        let what = if number % 2 == 0 { "tokenizer" } else { "weights" };
+        store.put(&key("r"), Report { waiting_for: waiting(what, 0), ..report(0, "a", number) }, second(0));
     }
     assert_eq!(rounded(wait(&mut triggers).await), seconds("r", 1));
     assert_eq!(wait(&mut triggers).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trainer_that_lives_and_says_the_same_does_not_move() {
+    let store = Arc::new(Store::default());
+    let at_step = |step: i64, left: i64, sequence: i64| Report {
+        progress: Progress { step: Some(step), estimated_remaining_seconds: Some(left), ..Progress::default() },
+        ..report(0, "a", sequence)
+    };
+    let seen = |store: &Store| store.latest("uid-r", 0).map(|received| (received.at, received.moved));
+    store.put(&key("r"), at_step(3, 60, 0), second(0));
+    store.put(&key("r"), at_step(3, 90, 1), second(30));
+    assert_eq!(seen(&store), Some((second(30), second(0))));
+    store.put(&key("r"), at_step(4, 90, 2), second(60));
+    assert_eq!(seen(&store), Some((second(60), second(60))));
 }
 
 #[tokio::test(start_paused = true)]
