@@ -39,9 +39,17 @@ def write_no_probe(remote_backend, remote_file_name_to_test):
     """
 
 
-def install(on_checkpoint):
-    """`on_checkpoint` is called with the key of each checkpoint once the link to it is uploaded."""
+def install(before_link, on_checkpoint):
+    """`before_link` is called in the thread that uploads the link to a checkpoint, `on_checkpoint` with its key after that."""
     remote = composer.utils.remote_uploader
+    upload = remote._upload_file_to_object_store
+
+    def upload_in_order(**named):
+        if named["remote_file_name"].endswith(".symlink"):
+            before_link()
+        return upload(**named)
+
+    remote._upload_file_to_object_store = upload_in_order
     remote.ProcessPoolExecutor = thread_pool
     remote.multiprocessing = threads_as_processes
     remote.validate_credentials = write_no_probe

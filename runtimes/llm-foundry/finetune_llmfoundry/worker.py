@@ -102,9 +102,11 @@ def run_engine(config, plan, context):
 
     from . import uploads
     from .observer import Observer
-    from .tracker import PatientTracker
+    from .tracker import PatientTracker, settle
 
-    uploads.install(lambda key: context.channel.send("checkpoint", wait=True, key=key))
+    uploads.install(
+        before_link=lambda: settle(context.trainer), on_checkpoint=lambda key: context.channel.send("checkpoint", wait=True, key=key),
+    )
 
     class RunObserver(Observer):
         """The engine's registry wants a class that it can make itself."""
