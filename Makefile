@@ -12,7 +12,7 @@ export CARGO_BUILD_TARGET ?= $(shell rustc -vV | sed -n 's/^host: //p')
 export RUSTFLAGS ?= -C target-feature=+crt-static
 export FINETUNE_PROGRAMS = $(CARGO_TARGET_DIR)/$(CARGO_BUILD_TARGET)/release
 
-.PHONY: help build image demo down test test-unit test-runtime test-e2e lint
+.PHONY: help build image demo down test test-unit test-runtime test-e2e bench lint
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | column -ts $$'\t'
@@ -56,6 +56,9 @@ test-runtime: ## the trainer's package
 
 test-e2e: ## runs on a real cluster with real training
 	@$(PATHS); cargo test --release --locked --test e2e
+
+bench: build ## what the README's numbers come from
+	@$(PATHS); cargo bench --locked --bench operator --bench reports
 
 lint: ## clippy, formatting, licences and sources of dependencies
 	cargo clippy --release --locked --all-targets -- -D warnings
