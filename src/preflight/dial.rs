@@ -1,36 +1,57 @@
 //! The HTTP client of preflight: every user's address is checked where it is dialled, redirects are not followed,
 //! answers are bounded, and what is transient is asked again.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use object_store::client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService};
-use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+use object_store::{BackoffConfig, RetryConfig};
 use reqwest::Method;
+use reqwest::header::{HOST, HeaderValue};
 use serde_json::Value;
 use url::Url;
 
 use super::address::{CheckingResolver, Denied, Policy};
 
-const CONNECT: Duration = Duration::from_secs(5);
-/// A metadata service is near, or there is none.
-const CONNECT_TO_IDENTITY: Duration = Duration::from_secs(2);
-const SILENCE: Duration = Duration::from_secs(30);
-const ANSWER: Duration = Duration::from_secs(20);
-const DOWNLOAD: Duration = Duration::from_secs(60);
 const TRIES: u32 = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// After this a store is not asked again: a signature does not live longer than minutes.
 const RETRY_FOR: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: u32 = 5;
 /// Most bytes of an answer that are read.
-const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
-/// Most bytes of a store's error that are looked at.
-const MAX_ERROR_BYTES: usize = 64 * 1024;
+pub(super) const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+
+/// How long is waited.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// For a connection.
+    connect: Duration,
+    /// For a connection to a metadata service, which is near or not there.
+    connect_to_identity: Duration,
+    /// For the next piece of an answer.
+    silence: Duration,
+    /// For a whole answer of a service.
+    answer: Duration,
+    /// For a whole small file.
+    download: Duration,
+    /// Before the second try; three times as long before each that follows.
+    first_pause: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let [connect, connect_to_identity, silence, answer, download] = [5, 2, 30, 20, 60].map(Duration::from_secs);
+        Self { connect, connect_to_identity, silence, answer, download, first_pause: Duration::from_millis(250) }
+    }
+}
+
+impl Pace {
+    fn hurried() -> Self {
+        let [connect, connect_to_identity, silence, answer, download] = [500; 5].map(Duration::from_millis);
+        Self { connect, connect_to_identity, silence, answer, download, first_pause: Duration::from_millis(1) }
+    }
+}
 
 /// Dials for the checks and for the object stores.
 #[derive(Debug, Clone)]
@@ -38,7 +59,8 @@ pub struct Dialer {
     checked: reqwest::Client,
     free: reqwest::Client,
     policy: Arc<Policy>,
-    first_pause: Duration,
+    pace: Pace,
+    stand_ins: Arc<BTreeMap<String, String>>,
 }
 
 /// Why there is no client.
@@ -92,36 +114,35 @@ pub enum Silence {
 impl Dialer {
     /// A client that obeys `policy`.
     pub fn new(policy: Policy) -> Result<Self, DialerError> {
+        Self::at_pace(policy, Pace::default())
+    }
+
+    /// The same that waits for nothing long: for tests, whose servers are near.
+    pub fn hurried(policy: Policy) -> Result<Self, DialerError> {
+        Self::at_pace(policy, Pace::hurried())
+    }
+
+    fn at_pace(policy: Policy, pace: Pace) -> Result<Self, DialerError> {
         // A second installation says that one is there already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let policy = Arc::new(policy);
-        Ok(Self { checked: client(Some(&policy))?, free: client(None)?, policy, first_pause: FIRST_PAUSE })
+        let (checked, free) = (client(Some(&policy), pace)?, client(None, pace)?);
+        Ok(Self { checked, free, policy, pace, stand_ins: Arc::default() })
     }
 
-    /// For an object store, all of whose addresses a user may have chosen.
+    /// The same where what is sent to `host`, once that is judged, goes to the server at `address` instead: for tests, whose
+    /// emulators have neither the name nor the certificate of what they stand for. Nothing that a user writes gets here.
     #[must_use]
-    pub fn checking_all(&self) -> Connector {
-        Connector { dialer: self.clone(), only: None }
-    }
-
-    /// For an object store whose credentials come from the pod's identity: that chain may reach the metadata service,
-    /// the store at `host` may not be one.
-    #[must_use]
-    pub fn checking_only(&self, host: String) -> Connector {
-        Connector { dialer: self.clone(), only: Some(host) }
-    }
-
-    /// The same with another pause before the second try, which grows from try to try: for tests.
-    #[must_use]
-    pub fn pausing(self, first_pause: Duration) -> Self {
-        Self { first_pause, ..self }
+    pub fn standing_in(mut self, host: &str, address: &str) -> Self {
+        Arc::make_mut(&mut self.stand_ins).insert(host.to_owned(), address.to_owned());
+        self
     }
 
     /// How often, and after which pauses, object stores are asked again.
     #[must_use]
     pub fn retry(&self) -> RetryConfig {
         RetryConfig {
-            backoff: BackoffConfig { init_backoff: self.first_pause, max_backoff: self.first_pause * 20, base: 3.0 },
+            backoff: BackoffConfig { init_backoff: self.pace.first_pause, max_backoff: self.pace.first_pause * 20, base: 3.0 },
             max_retries: TRIES as usize - 1,
             retry_timeout: RETRY_FOR,
         }
@@ -135,23 +156,34 @@ impl Dialer {
 
     /// Asks until there is an answer that will not be another one a moment later, or the tries are used up.
     pub async fn ask(&self, method: Method, address: &str, login: &Login, body: Option<&Value>) -> Result<Answer, Silence> {
-        self.policy.check(address)?;
         let url = Url::parse(address).map_err(|_| Silence::Address)?;
-        let host = url.host_str().unwrap_or_default().to_owned();
-        let mut pause = self.first_pause;
-        for tries_left in (0..TRIES).rev() {
-            let result = self.once(method.clone(), &url, &host, login, body).await;
-            let again = match &result {
-                Ok(answer) => answer.is_transient(),
-                Err(silence) => silence.is_transient(),
-            };
-            if !again || tries_left == 0 {
-                return result;
+        let once = || async {
+            let mut request = self.request(method.clone(), &url, login)?.timeout(self.pace.answer);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let (status, location, bytes) = received(request, host_of(&url), MAX_ANSWER_BYTES).await?;
+            Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null), location })
+        };
+        self.retried(once, |answer| answer.status).await
+    }
+
+    /// Tries until the result will not be another one a moment later, or the tries are used up.
+    pub(super) async fn retried<T, F>(&self, once: impl Fn() -> F, status: impl Fn(&T) -> u16) -> Result<T, Silence>
+    where
+        F: Future<Output = Result<T, Silence>>,
+    {
+        let mut pause = self.pace.first_pause;
+        for _ in 1..TRIES {
+            match once().await {
+                Ok(answer) if is_transient(status(&answer)) => {}
+                Err(Silence::Unreachable(_) | Silence::TimedOut(_)) => {}
+                result => return result,
             }
             tokio::time::sleep(pause).await;
             pause *= 3;
         }
-        Err(Silence::TimedOut(host))
+        once().await
     }
 
     /// Fetches a file of a hub, which may lie on another host: redirects are followed, each checked, and only the first
@@ -160,61 +192,80 @@ impl Dialer {
         let mut url = Url::parse(address).map_err(|_| Silence::Address)?;
         let first = url.origin();
         for _ in 0..MAX_REDIRECTS {
-            self.policy.check(url.as_str())?;
-            let host = url.host_str().unwrap_or_default().to_owned();
             let login = if url.origin() == first { login } else { &Login::Nobody };
-            let (status, location, bytes) = self.fetch(&url, &host, login, limit).await?;
+            let (status, location, bytes) = self.fetch(&url, login, limit).await?;
             match location.and_then(|location| url.join(&location).ok()) {
                 Some(next) if (300..400).contains(&status) => url = next,
                 _ => return Ok((status, bytes)),
             }
         }
-        Err(Silence::TimedOut(url.host_str().unwrap_or_default().to_owned()))
+        Err(Silence::TimedOut(host_of(&url).to_owned()))
     }
 
-    async fn fetch(&self, url: &Url, host: &str, login: &Login, limit: usize) -> Result<(u16, Option<String>, Bytes), Silence> {
-        let mut pause = self.first_pause;
-        for tries_left in (0..TRIES).rev() {
-            let request = self.request(Method::GET, url, login).timeout(DOWNLOAD);
-            let result = received(request, host, limit).await;
-            let again = match &result {
-                Ok((status, ..)) => is_transient(*status),
-                Err(silence) => silence.is_transient(),
-            };
-            if !again || tries_left == 0 {
-                return result;
-            }
-            tokio::time::sleep(pause).await;
-            pause *= 3;
-        }
-        Err(Silence::TimedOut(host.to_owned()))
+    async fn fetch(&self, url: &Url, login: &Login, limit: usize) -> Result<(u16, Option<String>, Bytes), Silence> {
+        let once = || async {
+            let request = self.request(Method::GET, url, login)?.timeout(self.pace.download);
+            received(request, host_of(url), limit).await
+        };
+        self.retried(once, |(status, ..)| *status).await
     }
 
-    fn request(&self, method: Method, url: &Url, login: &Login) -> reqwest::RequestBuilder {
-        let request = self.checked.request(method, url.clone());
-        match login {
+    /// A request to an address that may be dialled.
+    pub(super) fn request(&self, method: Method, url: &Url, login: &Login) -> Result<reqwest::RequestBuilder, Silence> {
+        self.policy.check(url.as_str())?;
+        let request = match self.stand_in(url) {
+            Some((at, host)) => self.checked.request(method, at).header(HOST, host),
+            None => self.checked.request(method, url.clone()),
+        };
+        Ok(match login {
             Login::Nobody => request,
             Login::Token(token) => request.bearer_auth(token),
             Login::User(user, password) => request.basic_auth(user, Some(password)),
-        }
+        })
     }
 
-    async fn once(&self, method: Method, url: &Url, host: &str, login: &Login, body: Option<&Value>) -> Result<Answer, Silence> {
-        let mut request = self.request(method, url, login).timeout(ANSWER);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let (status, location, bytes) = received(request, host, MAX_ANSWER_BYTES).await?;
-        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null), location })
+    /// The address of the server that stands in for the one of `url`, and the name that it answers to.
+    pub(super) fn stand_in(&self, url: &Url) -> Option<(Url, HeaderValue)> {
+        let at = Url::parse(self.stand_ins.get(host_of(url))?).ok()?;
+        let host = HeaderValue::from_str(&url[url::Position::BeforeHost..url::Position::AfterPort]).ok()?;
+        let mut stand_in = url.clone();
+        stand_in.set_scheme(at.scheme()).and_then(|()| stand_in.set_host(at.host_str()).map_err(|_| ())).ok()?;
+        stand_in.set_port(at.port()).ok()?;
+        Some((stand_in, host))
+    }
+
+    /// Judges an address by what stands in it.
+    pub(super) fn check(&self, address: &str) -> Result<(), Denied> {
+        self.policy.check(address)
+    }
+
+    /// The client for what may be dialled whatever its address.
+    pub(super) fn free(&self) -> &reqwest::Client {
+        &self.free
+    }
+
+    /// The client that refuses what a name resolves to; names and numbers in the address itself are to be judged before.
+    pub(super) fn checked(&self) -> &reqwest::Client {
+        &self.checked
+    }
+}
+
+/// The host in an address.
+pub(super) fn host_of(url: &Url) -> &str {
+    url.host_str().unwrap_or_default()
+}
+
+/// What an error of the client means.
+pub(super) fn silence(error: &reqwest::Error, host: &str) -> Silence {
+    match denied_in(error) {
+        Some(denied) => Silence::Denied(denied),
+        None if error.is_timeout() => Silence::TimedOut(host.to_owned()),
+        None => Silence::Unreachable(host.to_owned()),
     }
 }
 
 async fn received(request: reqwest::RequestBuilder, host: &str, limit: usize) -> Result<(u16, Option<String>, Bytes), Silence> {
-    let silence = |error: reqwest::Error| match denied_in(&error) {
-        Some(denied) => Silence::Denied(denied),
-        None if error.is_timeout() => Silence::TimedOut(host.to_owned()),
-        None => Silence::Unreachable(host.to_owned()),
-    };
+    let silence = |error: reqwest::Error| silence(&error, host);
     let mut response = request.send().await.map_err(silence)?;
     let status = response.status().as_u16();
     let location = response.headers().get("location").and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -228,14 +279,9 @@ async fn received(request: reqwest::RequestBuilder, host: &str, limit: usize) ->
     Ok((status, location, bytes.freeze()))
 }
 
-fn is_transient(status: u16) -> bool {
+/// Whether a status will be another one a moment later.
+pub(super) fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 429 | 500..=599)
-}
-
-impl Silence {
-    fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::TimedOut(_))
-    }
 }
 
 impl Answer {
@@ -246,12 +292,12 @@ impl Answer {
     }
 }
 
-fn client(policy: Option<&Arc<Policy>>) -> Result<reqwest::Client, reqwest::Error> {
+fn client(policy: Option<&Arc<Policy>>, pace: Pace) -> Result<reqwest::Client, reqwest::Error> {
     let builder = || {
         let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(if policy.is_some() { CONNECT } else { CONNECT_TO_IDENTITY })
-            .read_timeout(SILENCE)
+            .connect_timeout(if policy.is_some() { pace.connect } else { pace.connect_to_identity })
+            .read_timeout(pace.silence)
             .user_agent(concat!("finetune-preflight/", env!("CARGO_PKG_VERSION")))
             .http1_only();
         match policy {
@@ -269,69 +315,4 @@ fn client(policy: Option<&Arc<Policy>>) -> Result<reqwest::Client, reqwest::Erro
 /// The denial among the causes of an error.
 pub(super) fn denied_in(error: &(dyn std::error::Error + 'static)) -> Option<Denied> {
     std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref::<Denied>().cloned())
-}
-
-/// Gives the object stores our client.
-#[derive(Debug, Clone)]
-pub struct Connector {
-    dialer: Dialer,
-    only: Option<String>,
-}
-
-impl HttpConnector for Connector {
-    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.clone()))
-    }
-}
-
-impl Connector {
-    async fn dial(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let checked = self.only.as_deref().is_none_or(|host| request.uri().host() == Some(host));
-        if !checked {
-            return bounded(self.dialer.free.call(request).await?).await;
-        }
-        let denied = |denied| HttpError::new(HttpErrorKind::Unknown, denied);
-        self.dialer.policy.check(&request.uri().to_string()).map_err(denied)?;
-        match self.dialer.checked.call(request).await {
-            Ok(response) => bounded(response).await,
-            // As another kind it would be asked again.
-            Err(error) => Err(denied_in(&error).map_or(error, denied)),
-        }
-    }
-}
-
-impl HttpService for Connector {
-    fn call<'a, 'b>(&'a self, request: HttpRequest) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'b>>
-    where
-        'a: 'b,
-        Self: 'b,
-    {
-        Box::pin(self.dial(request))
-    }
-}
-
-/// Leaves of an error's body only its code: the rest may be endless, and it repeats the access key.
-async fn bounded(response: HttpResponse) -> Result<HttpResponse, HttpError> {
-    if response.status().is_success() || response.status().is_informational() {
-        return Ok(response);
-    }
-    let (parts, body) = response.into_parts();
-    let mut stream = body.bytes_stream();
-    let mut start = BytesMut::new();
-    while let Some(chunk) = stream.next().await {
-        let Ok(chunk) = chunk else { break };
-        let room = MAX_ERROR_BYTES - start.len();
-        start.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if start.len() == MAX_ERROR_BYTES {
-            break;
-        }
-    }
-    let code = code_of(&String::from_utf8_lossy(&start)).map(|code| format!("<Code>{code}</Code>")).unwrap_or_default();
-    Ok(HttpResponse::from_parts(parts, code.into()))
-}
-
-/// The error code that S3, Google Cloud Storage and Azure answer with.
-pub(super) fn code_of(body: &str) -> Option<&str> {
-    let (code, _) = body.split_once("<Code>")?.1.split_once("</Code>")?;
-    (!code.is_empty() && code.len() <= 64 && code.chars().all(|c| c.is_ascii_alphanumeric())).then_some(code)
 }

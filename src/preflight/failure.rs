@@ -2,6 +2,7 @@
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::connector::{self, METADATA_HOSTS};
 use super::dial::{self, Answer, Silence};
 use super::verdict::{Check, CheckName};
 use crate::api::status::FailureClass;
@@ -123,8 +124,6 @@ const CREDENTIAL_CODES: [&str; 14] = [
 const REGION_CODES: [&str; 5] =
     ["AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException", "IncorrectEndpoint"];
 const NO_BUCKET_CODES: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "InvalidBucketName"];
-/// Where the identity of a pod comes from, when nothing else gave one.
-const METADATA_HOSTS: [&str; 3] = ["169.254.169.254", "169.254.170.2", "metadata.google.internal"];
 
 impl Asked {
     /// What an error of the store means. `doing` ends a sentence: "read", "write to".
@@ -135,6 +134,9 @@ impl Asked {
         let cannot = format!("cannot {doing} {place}");
         if let Some(denied) = dial::denied_in(error) {
             return Failure::user("AddressDenied", format!("{cannot}: {denied}"));
+        }
+        if let Some(silence) = &seen.silence {
+            return Failure::of_silence(&format!("{doing} {place}"), silence);
         }
         if self.secret.is_none() && seen.asked_for_identity {
             let message = format!("{cannot}: the run names no Secret for it and its pod has no identity of its own; name a Secret in spec.secrets");
@@ -210,6 +212,7 @@ struct Evidence {
     transport: Option<HttpErrorKind>,
     redirect: bool,
     asked_for_identity: bool,
+    silence: Option<Silence>,
 }
 
 impl Evidence {
@@ -228,11 +231,12 @@ impl Evidence {
                 seen.asked_for_identity |= METADATA_HOSTS.iter().any(|host| url.starts_with(host));
             }
             if seen.status.is_some() && seen.code.is_none() {
-                seen.code = dial::code_of(&text).map(str::to_owned);
+                seen.code = connector::code_of(&text).map(str::to_owned);
             }
             if let Some(error) = cause.downcast_ref::<HttpError>() {
                 seen.transport = Some(error.kind());
             }
+            seen.silence = seen.silence.take().or_else(|| cause.downcast_ref::<Silence>().cloned());
             next = cause.source();
         }
         seen

@@ -120,7 +120,7 @@ pub(super) fn plan(folder: &Path) -> Value {
 pub(super) fn context(plan: &Value, environment: &[(&str, &str)]) -> Context {
     let plan = Plan::parse(plan.to_string().as_bytes()).unwrap();
     let environment: BTreeMap<_, _> = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let dialer = Dialer::new(Policy::open()).unwrap().pausing(Duration::from_millis(1));
+    let dialer = Dialer::hurried(Policy::open()).unwrap();
     Context::new(plan, dialer, environment)
 }
 

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod checks;
+mod connector;
 pub mod dial;
 pub mod failure;
 #[cfg(test)]

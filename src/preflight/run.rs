@@ -8,6 +8,7 @@ use std::time::Duration;
 use object_store::{ObjectStoreExt, PutPayload};
 use serde_json::json;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use super::address::Policy;
 use super::checks::{self, Context};
@@ -20,6 +21,8 @@ use super::verdict::{Check, CheckName, Verdict};
 const EXIT_PLAN: u8 = 11;
 /// The exit code of a preflight that was told to stop.
 const EXIT_STOPPED: u8 = 61;
+/// For what probes made to be removed in, behind the verdict: less than the pod's grace.
+const CLEANING: Duration = Duration::from_secs(20);
 
 /// Where a preflight reads and writes.
 #[derive(Debug, Clone)]
@@ -62,12 +65,18 @@ pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
 
 /// Runs a preflight to its exit code.
 pub async fn run(options: &Options, say: Say<'_>) -> u8 {
+    let unfinished = TaskTracker::new();
     let result = tokio::select! {
-        result = prove(options, say) => result,
-        () = told_to_stop() => {
-            say("told to stop before the verdict");
-            return EXIT_STOPPED;
-        }
+        result = prove(options, unfinished.clone(), say) => Some(result),
+        () = told_to_stop() => None,
+    };
+    unfinished.close();
+    if tokio::time::timeout(CLEANING, unfinished.wait()).await.is_err() {
+        say("a probe could not be removed in time: the next preflight of this run removes it");
+    }
+    let Some(result) = result else {
+        say("told to stop before the verdict");
+        return EXIT_STOPPED;
     };
     let (text, exit_code) = match result {
         Ok(verdict) => (verdict.fit(), verdict.exit_code()),
@@ -84,14 +93,14 @@ pub async fn run(options: &Options, say: Say<'_>) -> u8 {
     exit_code
 }
 
-async fn prove(options: &Options, say: Say<'_>) -> Result<Verdict, RunError> {
+async fn prove(options: &Options, unfinished: TaskTracker, say: Say<'_>) -> Result<Verdict, RunError> {
     let start = Instant::now();
     let plan = read_plan(&options.plan)?;
     let environment: BTreeMap<String, String> =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
     let api_server = environment.get("KUBERNETES_SERVICE_HOST").map(String::as_str);
     let policy = if options.allow_local { Policy::open() } else { Policy::strict(api_server) };
-    let context = Context::new(plan, Dialer::new(policy)?, environment);
+    let context = Context { unfinished, ..Context::new(plan, Dialer::new(policy)?, environment) };
     Ok(judge(&context, start, say).await)
 }
 

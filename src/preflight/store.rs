@@ -13,6 +13,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use url::Url;
 
+use super::connector::Connector;
 use super::dial::Dialer;
 use super::failure::{Asked, Failure};
 use super::mounted::{self, Mounted};
@@ -136,7 +137,7 @@ impl Stores {
         let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_allow_http(true).with_retry(self.dialer.retry());
         let mut region = self.s3.as_ref().and_then(|s3| s3.region.clone());
         let endpoint = self.s3.as_ref().and_then(|s3| s3.endpoint_url.clone());
-        let mut connector = self.dialer.checking_all();
+        let mut connector = Connector::with_secret(&self.dialer);
         if let Some(secret) = self.secrets.of(SecretKind::S3) {
             let profile = mounted::profile_name(secret);
             let profile_of = |file: &str| {
@@ -156,7 +157,7 @@ impl Stores {
         } else {
             let host = endpoint.as_deref().and_then(|endpoint| Url::parse(endpoint).ok()).and_then(|url| url.host_str().map(str::to_owned));
             let region = region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned());
-            connector = self.dialer.checking_only(host.unwrap_or_else(|| format!("s3.{region}.amazonaws.com")));
+            connector = Connector::with_identity(&self.dialer, host.unwrap_or_else(|| format!("s3.{region}.amazonaws.com")));
             for name in S3_IDENTITY {
                 if let (Some(value), Ok(key)) = (self.environment.get(name), name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>()) {
                     builder = builder.with_config(key, value);
@@ -181,9 +182,9 @@ impl Stores {
             } else {
                 builder.with_config(GoogleConfigKey::ApplicationCredentials, mounted::file(secret, "credentials").to_string_lossy())
             };
-            return Ok(Arc::new(builder.with_http_connector(self.dialer.checking_all()).build()?));
+            return Ok(Arc::new(builder.with_http_connector(Connector::with_secret(&self.dialer)).build()?));
         }
-        let connector = self.dialer.checking_only("storage.googleapis.com".to_owned());
+        let connector = Connector::with_identity(&self.dialer, "storage.googleapis.com".to_owned());
         Ok(Arc::new(builder.with_http_connector(connector).build()?))
     }
 
@@ -198,14 +199,14 @@ impl Stores {
                 (Some(key), _) => builder.with_access_key(key),
                 (None, sas) => builder.with_config(AzureConfigKey::SasKey, sas.unwrap_or_default().trim_start_matches('?')),
             };
-            return Ok(Arc::new(builder.with_http_connector(self.dialer.checking_all()).build()?));
+            return Ok(Arc::new(builder.with_http_connector(Connector::with_secret(&self.dialer)).build()?));
         }
         for name in AZURE_IDENTITY {
             if let (Some(value), Ok(key)) = (self.environment.get(name), name.to_ascii_lowercase().parse::<AzureConfigKey>()) {
                 builder = builder.with_config(key, value);
             }
         }
-        let connector = self.dialer.checking_only(format!("{account}.{AZURE_HOST}"));
+        let connector = Connector::with_identity(&self.dialer, format!("{account}.{AZURE_HOST}"));
         Ok(Arc::new(builder.with_http_connector(connector).build()?))
     }
 }
@@ -229,7 +230,7 @@ const AZURE_IDENTITY: [&str; 4] = ["AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_
 
 fn web(url: &Url, dialer: &Dialer) -> object_store::Result<Arc<dyn ObjectStore>> {
     let builder =
-        HttpBuilder::new().with_url(&url[..url::Position::BeforePath]).with_retry(dialer.retry()).with_http_connector(dialer.checking_all());
+        HttpBuilder::new().with_url(&url[..url::Position::BeforePath]).with_retry(dialer.retry()).with_http_connector(Connector::with_secret(dialer));
     Ok(Arc::new(builder.build()?))
 }
 

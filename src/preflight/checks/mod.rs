@@ -19,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 pub use hub::Hub;
 pub use mlflow::{FIELD as MLFLOW_FIELD, make_run};
@@ -46,6 +47,8 @@ pub struct Context {
     pub stores: Stores,
     /// Environment of the pod.
     pub environment: BTreeMap<String, String>,
+    /// What must not be left half done: the program waits for it, a while, before it ends.
+    pub unfinished: TaskTracker,
 }
 
 impl Context {
@@ -54,7 +57,13 @@ impl Context {
     pub fn new(plan: Plan, dialer: Dialer, environment: BTreeMap<String, String>) -> Self {
         let secrets = Mounted::new(&plan.secrets);
         let stores = Stores::new(dialer.clone(), secrets.clone(), plan.s3.clone(), environment.clone());
-        Self { plan, dialer, secrets, stores, environment }
+        Self { plan, dialer, secrets, stores, environment, unfinished: TaskTracker::new() }
+    }
+
+    /// Brings a probe and the removal of what it made to their end, even when the check that waits for them is given up.
+    async fn finish(&self, probe: impl Future<Output = Outcome> + Send + 'static) -> Outcome {
+        let crashed = |_| Err(Failure::infrastructure("Crashed", "the check crashed".to_owned()));
+        self.unfinished.spawn(probe).await.unwrap_or_else(crashed)
     }
 
     /// Whether a place's Secret is usable, or none is named: else the `Secrets` check has said it all.
@@ -87,13 +96,14 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// Runs every check that the plan asks for, until `deadline`.
+/// Runs every check that the plan asks for, until `deadline`; in the order of their names.
 pub async fn prove(context: &Context, deadline: Instant) -> Vec<Check> {
     let presence = Ask::new(CheckName::Secrets, "spec.secrets", async { secrets::check(&context.secrets) });
     let asked = std::iter::once(presence).chain(if context.plan.check_credentials { credentials(context) } else { Vec::new() });
     let side_by_side = futures::future::join_all(asked.map(|ask| answered(ask, deadline)));
     let (mut checks, folder) = futures::join!(side_by_side, outputs(context, deadline));
     checks.extend(folder);
+    checks.sort_by_key(|check| check.name);
     checks
 }
 

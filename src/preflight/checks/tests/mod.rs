@@ -1,3 +1,4 @@
+mod hostile;
 mod hub;
 mod mlflow;
 mod outputs;

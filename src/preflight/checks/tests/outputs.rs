@@ -18,9 +18,8 @@ async fn a_good_run_passes_every_check_and_leaves_only_its_claim() {
     let context = context(&plan(folder.path()), &[]);
     let checks = prove(&context, Instant::now() + Duration::from_secs(60)).await;
     assert_eq!(said(&checks), Vec::<[String; 4]>::new());
-    let mut asked: Vec<_> = checks.iter().map(|check| check.name.as_str()).collect();
-    asked.sort_unstable();
-    assert_eq!(asked, ["Claim", "Model", "SaveFolder", "Secrets", "TrainData"]);
+    let asked: Vec<_> = checks.iter().map(|check| check.name.as_str()).collect();
+    assert_eq!(asked, ["Secrets", "SaveFolder", "Claim", "Model", "TrainData"]);
     assert_eq!(names(&folder.path().join("out/my-run")), ["owner.json"]);
     let owner: Value = serde_json::from_slice(&std::fs::read(folder.path().join("out/my-run/owner.json")).unwrap()).unwrap();
     assert_eq!(owner, json!({"version": 1, "uid": "u-1", "namespace": "team-a", "name": "my-run", "specHash": "h"}));
@@ -149,4 +148,22 @@ async fn a_service_that_never_answers_ends_with_the_deadline() {
     let checks = prove(&context(&plan, &[]), Instant::now() + Duration::from_millis(300)).await;
     let message = "spec.trainDataPath: the check did not end within its time: a service does not answer, or the network drops what is sent to it";
     assert_eq!(said(&checks), [failed("TrainData", "Infrastructure", "DeadlineExceeded", message)]);
+}
+
+#[tokio::test]
+async fn a_probe_is_deleted_though_its_check_was_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    // The object is stored and nobody is told.
+    let server = Server::answering(|seen| if seen.method == "PUT" { answer(503, "") } else { answer(204, "") }).await;
+    let mut plan = plan(folder.path());
+    plan["saveFolder"] = json!("s3://out/x");
+    plan["s3"] = json!({"endpointUrl": server.address});
+    let context = context(&plan, &[]);
+    let checks = prove(&context, Instant::now() + Duration::from_millis(1)).await;
+    assert_eq!(said(&checks)[0][..3], ["SaveFolder", "Infrastructure", "DeadlineExceeded"]);
+    context.unfinished.close();
+    context.unfinished.wait().await;
+    let last = server.seen().pop().unwrap();
+    assert_eq!((last.method.as_str(), last.path.as_str()), ("POST", "/out?delete"));
+    assert!(String::from_utf8(last.body).unwrap().contains("<Key>x/my-run/preflight-probe-u-1</Key>"));
 }
