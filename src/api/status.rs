@@ -450,6 +450,9 @@ pub struct DataStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub estimated_steps: Option<i64>,
+    /// GPU-hours that training will take, a rough estimate; absent for GPUs of a type that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_gpu_hours: Option<f64>,
     /// Full report of the preflight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1200))]
@@ -481,6 +484,18 @@ pub struct DataSet {
     /// Rows left out because nothing in them could be trained on.
     #[schemars(range(min = 0))]
     pub dropped: i64,
+    /// Rows that say the same as an earlier one, among the first 4,194,304; absent for text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub duplicates: Option<i64>,
+    /// Of evaluation data, rows that are in the training data too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub also_in_train: Option<i64>,
+    /// What to do about rows that are longer than the context, when they are many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub advice: Option<String>,
     /// Samples that the trainer reads.
     #[schemars(range(min = 0))]
     pub samples: i64,

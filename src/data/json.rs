@@ -3,7 +3,10 @@
 //! Rows are checked at the speed of the disk, so what is not needed is only skipped, and a string stays a slice of
 //! the line until somebody asks for its text.
 
-use std::borrow::Cow;
+mod text;
+
+pub use text::Text;
+use text::hex;
 
 /// Deepest nesting of lists and maps that is followed.
 pub const MAX_DEPTH: usize = 128;
@@ -37,33 +40,6 @@ impl Kind {
             Self::List => "a list",
             Self::Map => "an object",
         }
-    }
-}
-
-/// A string as it stands between its quotes, known to be well formed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Text<'a> {
-    raw: &'a str,
-    escaped: bool,
-}
-
-impl<'a> Text<'a> {
-    /// The characters between the quotes, escapes and all: valid inside any JSON string.
-    #[must_use]
-    pub fn raw(&self) -> &'a str {
-        self.raw
-    }
-
-    /// The text that the string stands for; borrowed unless it has escapes.
-    #[must_use]
-    pub fn value(&self) -> Cow<'a, str> {
-        if self.escaped { Cow::Owned(unescape(self.raw)) } else { Cow::Borrowed(self.raw) }
-    }
-
-    /// Whether the string stands for this text.
-    #[must_use]
-    pub fn is(&self, text: &str) -> bool {
-        if self.escaped { self.value() == text } else { self.raw == text }
     }
 }
 
@@ -178,7 +154,7 @@ impl<'a> Scanner<'a> {
                 Some(b'"') => {
                     let raw = &self.text[start..self.at];
                     self.at += 1;
-                    return Ok(Text { raw, escaped });
+                    return Ok(Text::new(raw, escaped));
                 }
                 Some(b'\\') => {
                     escaped = true;
@@ -326,50 +302,6 @@ fn plain_length(bytes: &[u8]) -> usize {
         length += 8;
     }
     length + bytes[length..].iter().take_while(|&&byte| byte >= 0x20 && byte != b'"' && byte != b'\\').count()
-}
-
-fn hex(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.iter().try_fold(0, |value, &byte| Some(value * 16 + char::from(byte).to_digit(16)?))
-}
-
-/// Only for text that [`Scanner::string`] accepted.
-fn unescape(raw: &str) -> String {
-    let mut text = String::with_capacity(raw.len());
-    let mut rest = raw;
-    while let Some(at) = rest.find('\\') {
-        text.push_str(&rest[..at]);
-        let bytes = rest.as_bytes();
-        let (character, length) = match bytes[at + 1] {
-            b'b' => ('\u{8}', 2),
-            b'f' => ('\u{c}', 2),
-            b'n' => ('\n', 2),
-            b'r' => ('\r', 2),
-            b't' => ('\t', 2),
-            b'u' => {
-                let unit = hex(bytes, at + 2).unwrap_or(0xFFFD);
-                match (unit, hex(bytes, at + 8)) {
-                    (0xD800..=0xDBFF, Some(low)) => (0x10000 + ((unit - 0xD800) << 10) + (low.wrapping_sub(0xDC00) & 0x3FF), 12),
-                    _ => (unit, 6),
-                }
-                .into_char()
-            }
-            other => (char::from(other), 2),
-        };
-        text.push(character);
-        rest = &rest[at + length..];
-    }
-    text.push_str(rest);
-    text
-}
-
-trait IntoChar {
-    fn into_char(self) -> (char, usize);
-}
-
-impl IntoChar for (u32, usize) {
-    fn into_char(self) -> (char, usize) {
-        (char::from_u32(self.0).unwrap_or(char::REPLACEMENT_CHARACTER), self.1)
-    }
 }
 
 #[cfg(test)]

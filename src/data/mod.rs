@@ -5,6 +5,8 @@
 //! ```
 
 pub mod blocks;
+pub mod fingerprint;
+pub mod fitting;
 pub mod json;
 pub mod mds;
 pub mod model;

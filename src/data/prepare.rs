@@ -9,6 +9,8 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
+use super::fingerprint::{COMPARED_ROWS, Fingerprints};
+use super::fitting;
 use super::mds::{INDEX, Layout, WRITER_VERSION};
 use super::model::Model;
 use super::packing::Lengths;
@@ -22,7 +24,10 @@ use crate::api::TaskType;
 
 /// What was found, kept beside the shards for the next run that reads the same data.
 const REPORT: &str = "report.json";
+const REPORT_VERSION: u32 = 2;
 const MAX_REPORT_BYTES: u64 = 64 << 20;
+/// The fingerprints of the rows, beside the shards too.
+const FINGERPRINTS: &str = "fingerprints.bin";
 
 /// Why a source could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +81,10 @@ pub struct Prepared {
     pub bad: u64,
     /// The first of them.
     pub first_bad: Vec<BadRow>,
+    /// Rows that say the same as an earlier one; none where that is not looked for.
+    pub duplicates: Option<u64>,
+    /// What to do about rows that are longer than the context.
+    pub advice: Option<String>,
     /// Samples written.
     pub samples: u64,
     /// How long the kept rows are.
@@ -96,6 +105,8 @@ struct Kept {
     tokens: u64,
     too_long: u64,
     dropped: u64,
+    duplicates: Option<u64>,
+    advice: Option<String>,
     samples: u64,
     lengths: Vec<(u32, u64)>,
 }
@@ -150,6 +161,7 @@ impl Preparation {
                 return Err(error.into());
             }
         }
+        report.fingerprints.sort();
         let mut prepared = Prepared {
             digest,
             rows: report.rows,
@@ -158,12 +170,14 @@ impl Preparation {
             dropped: report.dropped,
             bad: report.bad,
             first_bad,
+            duplicates: Some(report.fingerprints.duplicates()),
+            advice: fitting::advice(report.rows - report.bad, &report.long, self.context),
             samples: report.kept,
             lengths: report.lengths,
             mds: None,
             cached: false,
         };
-        prepared.store(sink, folder)?;
+        prepared.store(sink, folder, Some(&report.fingerprints))?;
         Ok(prepared)
     }
 
@@ -189,33 +203,51 @@ impl Preparation {
             dropped: 0,
             bad: 0,
             first_bad: Vec::new(),
+            duplicates: None,
+            advice: None,
             samples: report.samples,
             lengths: [(self.context, report.samples)].into_iter().collect(),
             mds: None,
             cached: false,
         };
-        prepared.store(sink, folder)?;
+        prepared.store(sink, folder, None)?;
         Ok(prepared)
+    }
+
+    /// How many rows of the converted data in the folder `mds` are also in those of `others`; none where rows were not compared.
+    pub async fn also_in(&self, mds: &str, others: &str) -> Result<Option<u64>, PrepareError> {
+        let fingerprints = async |mds: &str| {
+            let name = format!("mds/{}/{FINGERPRINTS}", mds.rsplit('/').next().unwrap_or_default());
+            let bytes = self.save_folder.read(&name, COMPARED_ROWS * 8).await;
+            bytes.map_err(|source| SinkError::Write { name, source }).map(|bytes| bytes.and_then(|bytes| Fingerprints::from_bytes(&bytes)))
+        };
+        let (Some(own), Some(others)) = (fingerprints(mds).await?, fingerprints(others).await?) else { return Ok(None) };
+        Ok(Some(own.also_in(&others)))
     }
 }
 
 impl Prepared {
     /// Makes the converted data complete, or removes them if they cannot be trained on.
-    fn store(&mut self, sink: Sink, folder: &Location) -> Result<(), SinkError> {
+    fn store(&mut self, sink: Sink, folder: &Location, fingerprints: Option<&Fingerprints>) -> Result<(), SinkError> {
         if self.bad > 0 || self.samples == 0 {
             sink.abandon();
             return Ok(());
         }
         let kept = Kept {
-            version: 1,
+            version: REPORT_VERSION,
             digest: self.digest.clone(),
             rows: self.rows,
             tokens: self.tokens,
             too_long: self.too_long,
             dropped: self.dropped,
+            duplicates: self.duplicates,
+            advice: self.advice.clone(),
             samples: self.samples,
             lengths: self.lengths.iter().map(|(&length, &count)| (length, count)).collect(),
         };
+        if let Some(fingerprints) = fingerprints {
+            sink.put(FINGERPRINTS, &fingerprints.to_bytes())?;
+        }
         sink.put(REPORT, json!(kept).to_string().as_bytes())?;
         sink.finish()?;
         self.mds = Some(folder.name.clone());
@@ -233,6 +265,8 @@ impl Kept {
             dropped: self.dropped,
             bad: 0,
             first_bad: Vec::new(),
+            duplicates: self.duplicates,
+            advice: self.advice,
             samples: self.samples,
             lengths: self.lengths.into_iter().collect(),
             mds: Some(folder.name.clone()),
@@ -255,7 +289,7 @@ async fn find_kept(folder: &Location) -> Result<Option<Kept>, SinkError> {
         Err(source) => Err(source),
     };
     let report = report.map_err(|source| failed(REPORT, source))?;
-    Ok(serde_json::from_slice(&report).ok().filter(|kept: &Kept| kept.version == 1 && kept.samples > 0))
+    Ok(serde_json::from_slice(&report).ok().filter(|kept: &Kept| kept.version == REPORT_VERSION && kept.samples > 0))
 }
 
 fn hash(value: &serde_json::Value) -> String {
@@ -308,7 +342,7 @@ mod tests {
         let bench = Bench::new(TaskType::InstructionFinetune, 4);
         let first = bench.prepare("rows.jsonl", ROWS).await.unwrap();
         assert_eq!((first.rows, first.tokens, first.too_long, first.dropped, first.samples, first.cached), (2, 4, 1, 1, 1, false));
-        assert_eq!(bench.files(&first), ["index.json", "report.json", "shard.00000.mds.zstd"]);
+        assert_eq!(bench.files(&first), ["fingerprints.bin", "index.json", "report.json", "shard.00000.mds.zstd"]);
         let shard = |prepared: &Prepared| std::fs::read(Path::new(prepared.mds.as_deref().unwrap()).join("shard.00000.mds.zstd")).unwrap();
         let bytes = shard(&first);
         let second = bench.prepare("rows.jsonl", ROWS).await.unwrap();

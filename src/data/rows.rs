@@ -3,6 +3,8 @@
 use std::io::{self, Read};
 
 use super::blocks::{Block, Blocks, MAX_LINE_BYTES, lines};
+use super::fingerprint::{Fingerprints, fingerprint};
+use super::fitting::rounded;
 use super::json::Text;
 use super::mds::write_sample;
 use super::ordered::{Stopped, ordered};
@@ -66,6 +68,10 @@ pub struct RowsReport {
     pub kept: u64,
     /// How long the kept rows are, after cutting to the context.
     pub lengths: Lengths,
+    /// How long the rows longer than the context are, rounded.
+    pub long: Lengths,
+    /// What the first good rows say, dropped ones too.
+    pub fingerprints: Fingerprints,
 }
 
 /// What one block gave.
@@ -154,6 +160,7 @@ impl RowReader<'_> {
             };
             match self.measure.map(|measure| measure.row(row)).transpose() {
                 Ok(measured) => {
+                    piece.report.fingerprints.push(fingerprint(row));
                     let kept = self.count(&mut piece.report, measured);
                     if encode && kept {
                         write_row(&mut piece.samples, row);
@@ -176,7 +183,10 @@ impl RowReader<'_> {
             report.kept += 1;
             return true;
         };
-        report.too_long += u64::from(measured.tokens > u64::from(measure.context));
+        if measured.tokens > u64::from(measure.context) {
+            report.too_long += 1;
+            *report.long.entry(rounded(measured.tokens)).or_default() += 1;
+        }
         if measured.trains {
             let length = measured.cut_to(measure.context);
             report.tokens += u64::from(length);
@@ -197,9 +207,12 @@ impl RowsReport {
         self.too_long += other.too_long;
         self.tokens += other.tokens;
         self.kept += other.kept;
-        for (length, count) in other.lengths {
-            *self.lengths.entry(length).or_default() += count;
+        for (own, other) in [(&mut self.lengths, other.lengths), (&mut self.long, other.long)] {
+            for (length, count) in other {
+                *own.entry(length).or_default() += count;
+            }
         }
+        self.fingerprints.extend(&other.fingerprints);
     }
 }
 
@@ -248,8 +261,9 @@ mod tests {
         let text =
             b"{\"prompt\":\"a b\",\"response\":\"c\"}\n\n{\"prompt\":\"a b c d\",\"completion\":\"a\"}\n{\"prompt\":\"a\",\"response\":\"a b c d\"}";
         let (report, bad) = read(TaskType::InstructionFinetune, Some(4), text);
-        let lengths = [(4, 2)].into_iter().collect();
-        assert_eq!(report, RowsReport { rows: 3, bad: 0, dropped: 1, too_long: 2, tokens: 8, kept: 2, lengths });
+        let (lengths, long) = ([(4, 2)].into_iter().collect(), [(64, 2)].into_iter().collect());
+        let fingerprints = report.fingerprints.clone();
+        assert_eq!(report, RowsReport { rows: 3, bad: 0, dropped: 1, too_long: 2, tokens: 8, kept: 2, lengths, long, fingerprints });
         assert_eq!(bad, []);
     }
 

@@ -1,5 +1,6 @@
 //! What to train and how: a run, its model and its runtime become resolved choices and the engine's configuration. Pure.
 
+pub mod cost;
 pub mod duration;
 pub mod endpoint;
 pub mod fit;

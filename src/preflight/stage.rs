@@ -87,7 +87,14 @@ async fn all(context: &Context) -> Result<Prepared, Check> {
         bad_rows[key] = json!(found.first_bad);
         reports[index] = Some(report(text, found));
     }
-    let [train, eval] = reports;
+    let [train, mut eval] = reports;
+    if let (Some(train), Some(eval)) = (&train, &mut eval)
+        && let (Some(train), Some(own)) = (&train.mds, &eval.mds)
+    {
+        let shared = preparation.also_in(own, train).await;
+        eval.also_in_train =
+            shared.map_err(|error| explain(&error, &folder.asked, &folder.asked).into_check(CheckName::EvalRows, "spec.saveFolder"))?;
+    }
     Ok(Prepared { checks, report: Some(DataReport { train, eval, packing_ratio: ratio, cached }), bad_rows })
 }
 
@@ -147,6 +154,9 @@ fn report(text: &str, found: prepare::Prepared) -> SourceReport {
         too_long: found.too_long,
         dropped: found.dropped,
         bad: found.bad,
+        duplicates: found.duplicates,
+        also_in_train: None,
+        advice: found.advice,
         samples: found.samples,
         mds: found.mds,
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use finetune_operator::api::TaskType;
+use finetune_operator::data::fitting;
 use finetune_operator::data::mds::Layout;
 use finetune_operator::data::model::Model;
 use finetune_operator::data::ordered::threads;
@@ -150,7 +151,8 @@ async fn check(arguments: Arguments) -> Result<u64, String> {
             Some(sink) => sink.abandon(),
             None => {}
         }
-        printer.summary(files.len(), measure.is_some(), &report);
+        report.fingerprints.sort();
+        printer.summary(files.len(), measure.as_ref().map(|measure| measure.context), &report);
         Ok(report.bad)
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
@@ -177,19 +179,25 @@ impl Printer {
         self.line(&line);
     }
 
-    fn summary(&mut self, files: usize, measured: bool, report: &RowsReport) {
+    fn summary(&mut self, files: usize, context: Option<u32>, report: &RowsReport) {
         let RowsReport { rows, bad, dropped, too_long, tokens, kept, .. } = report;
-        let line = match (self.format, measured) {
-            (Format::Json, true) => {
-                json!({"files": files, "rows": rows, "bad": bad, "kept": kept, "dropped": dropped, "tooLong": too_long, "tokens": tokens}).to_string()
-            }
-            (Format::Json, false) => json!({"files": files, "rows": rows, "bad": bad, "kept": kept}).to_string(),
-            (Format::Text, true) => format!(
-                "{rows} rows in {files} files: {bad} bad, {kept} kept with {tokens} tokens, {dropped} dropped because nothing in them trains, {too_long} longer than the context"
+        let duplicates = report.fingerprints.duplicates();
+        let advice = context.and_then(|context| fitting::advice(rows - bad, &report.long, context));
+        let line = match (self.format, context) {
+            (Format::Json, Some(_)) => json!({"files": files, "rows": rows, "bad": bad, "duplicates": duplicates, "kept": kept, "dropped": dropped,
+                "tooLong": too_long, "tokens": tokens, "advice": advice})
+            .to_string(),
+            (Format::Json, None) => json!({"files": files, "rows": rows, "bad": bad, "duplicates": duplicates, "kept": kept}).to_string(),
+            (Format::Text, Some(_)) => format!(
+                "{rows} rows in {files} files: {bad} bad, {duplicates} the same as an earlier one, {kept} kept with {tokens} tokens, {dropped} dropped because nothing in \
+                 them trains, {too_long} longer than the context"
             ),
-            (Format::Text, false) => format!("{rows} rows in {files} files: {bad} bad"),
+            (Format::Text, None) => format!("{rows} rows in {files} files: {bad} bad, {duplicates} the same as an earlier one"),
         };
         self.line(&line);
+        if let (Format::Text, Some(advice)) = (self.format, advice) {
+            self.line(&advice);
+        }
         let _ = self.out.flush();
     }
 }

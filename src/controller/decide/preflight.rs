@@ -5,6 +5,7 @@ use crate::api::condition::ConditionType;
 use crate::api::status::{CurrentJob, DataSet, DataStatus, EventType, Failure, FailureClass, MlflowRun, Stage, Tracking};
 use crate::controller::classify::{self, cut};
 use crate::controller::facts::{Container, Outcome};
+use crate::controller::observed::SnapshotSeen;
 use crate::engine;
 use crate::preflight::verdict::{Check, SourceReport, Verdict};
 
@@ -71,7 +72,7 @@ fn passed(draft: &mut Draft<'_>, current: &CurrentJob, verdict: &Verdict) {
     }
     match data_status(draft, verdict) {
         Ok(data) => {
-            let text = data.train.as_ref().map(describe).unwrap_or_default();
+            let text = describe(&data);
             draft.set(ConditionType::DataReady, Some(true), "Validated", &text);
             if first {
                 draft.event(EventType::DataValidated, &text);
@@ -82,14 +83,18 @@ fn passed(draft: &mut Draft<'_>, current: &CurrentJob, verdict: &Verdict) {
     }
 }
 
-fn describe(data: &DataSet) -> String {
+fn describe(data: &DataStatus) -> String {
+    let Some(train) = &data.train else { return String::new() };
     let count = |n: i64, what: &str| if n > 0 { format!("; {n} {what}") } else { String::new() };
     format!(
-        "{} rows, {} tokens{}{}",
-        data.rows,
-        data.tokens,
-        count(data.dropped, "dropped because nothing in them can be trained on within the context length"),
-        count(data.too_long, "longer than the context length")
+        "{} rows, {} tokens{}{}{}{}{}",
+        train.rows,
+        train.tokens,
+        count(train.dropped, "dropped because nothing in them can be trained on within the context length"),
+        count(train.too_long, "longer than the context length"),
+        count(train.duplicates.unwrap_or_default(), "the same as an earlier row"),
+        count(data.eval.as_ref().and_then(|eval| eval.also_in_train).unwrap_or_default(), "evaluation rows are in the training data too"),
+        train.advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default(),
     )
 }
 
@@ -112,6 +117,9 @@ fn data_status(draft: &Draft<'_>, verdict: &Verdict) -> Result<DataStatus, &'sta
             tokens: count(source.tokens),
             too_long: count(source.too_long),
             dropped: count(source.dropped),
+            duplicates: source.duplicates.map(count),
+            also_in_train: source.also_in_train.map(count),
+            advice: source.advice.as_deref().map(|advice| cut(advice, 512)),
             samples: count(source.samples),
             mds: cut(&mds, 1200),
         })
@@ -125,6 +133,7 @@ fn data_status(draft: &Draft<'_>, verdict: &Verdict) -> Result<DataStatus, &'sta
     let name = draft.seen.run.metadata.name.as_deref().unwrap_or_default();
     Ok(DataStatus {
         estimated_steps: None,
+        estimated_gpu_hours: None,
         train: Some(train),
         eval,
         packing_ratio: Some(report.packing_ratio),
@@ -139,6 +148,9 @@ fn plan_duration(draft: &mut Draft<'_>, mut data: DataStatus) {
         let plan = engine::duration::plan(&draft.seen.run.spec, resolved, &data);
         resolved.interval = Some(plan.interval.to_string());
         data.estimated_steps = plan.steps;
+        if let SnapshotSeen::Own(snapshot) = &draft.seen.snapshot {
+            data.estimated_gpu_hours = engine::cost::gpu_hours(snapshot.model.parameters, resolved, plan.duration, &data);
+        }
     }
     draft.status.data = Some(data);
 }

@@ -342,3 +342,19 @@ fn a_pod_of_a_job_that_was_never_seen_holds_the_next_one_back() {
     assert_eq!(plan.status.attempts.len(), 1);
     cluster.settle();
 }
+
+#[test]
+fn what_the_data_report_tells_stands_in_the_status() {
+    let mut cluster = running(sample(), Stage::Preflight);
+    let mut verdict: serde_json::Value = serde_json::from_str(&cluster.verdict()).unwrap();
+    verdict["data"]["train"]["duplicates"] = 7.into();
+    verdict["data"]["train"]["advice"] = "a longer context".into();
+    cluster.end(0, &verdict.to_string());
+    cluster.settle();
+    let data = cluster.status().data.unwrap();
+    let train = data.train.unwrap();
+    assert_eq!((train.duplicates, train.also_in_train, train.advice.as_deref()), (Some(7), None, Some("a longer context")));
+    assert_eq!((data.estimated_steps, data.estimated_gpu_hours), (Some(10), None), "on a CPU there are no GPU-hours");
+    let told = cluster.status().conditions.into_iter().find(|condition| condition.type_ == "DataReady").unwrap().message;
+    assert_eq!(told, "80 rows, 900 tokens; 7 the same as an earlier row; a longer context");
+}

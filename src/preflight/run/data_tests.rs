@@ -49,14 +49,33 @@ async fn good_data_are_converted_once_and_counted() {
         digest: train.digest.clone(),
         rows: 2,
         tokens: train.tokens,
+        duplicates: Some(0),
         samples: 2,
         mds: train.mds.clone(),
         ..SourceReport::default()
     };
-    assert_eq!((&train, &data.eval), (&expected, &Some(expected.clone())));
+    assert_eq!((&train, &data.eval), (&expected, &Some(SourceReport { also_in_train: Some(2), ..expected.clone() })));
     let second = verdict(&plan).await.data.unwrap();
     assert!(second.cached);
     assert_eq!((second.train, mds(folder.path())), (data.train, indexes));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_repeat_are_too_long_or_are_in_both_sources_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = format!("{{\"prompt\":\"{}\",\"response\":\"b\"}}\n", "a ".repeat(300));
+    let mut plan = data_plan(folder.path(), &format!("{GOOD}{{\"completion\":\"c\",\"prompt\":\"\\u0062\"}}\n{long}"));
+    std::fs::write(folder.path().join("eval.jsonl"), "{\"response\":\"c\",\"prompt\":\"b\"}\n{\"response\":\"a\",\"prompt\":\"b\"}\n").unwrap();
+    plan["eval"] = json!(folder.path().join("eval.jsonl"));
+    let data = verdict(&plan).await.data.unwrap();
+    let (train, eval) = (data.train.clone().unwrap(), data.eval.clone().unwrap());
+    assert_eq!((train.rows, train.duplicates, train.also_in_train, train.too_long, train.dropped), (4, Some(1), None, 1, 1));
+    assert_eq!((eval.rows, eval.duplicates, eval.also_in_train, eval.advice), (2, Some(0), Some(1), None));
+    let advice =
+        "25.0 % of 4 rows are longer than contextLength 256 and are cut or dropped; a contextLength of 320 would keep 99 % of the rows whole";
+    assert_eq!(train.advice.as_deref(), Some(advice));
+    let again = verdict(&plan).await.data.unwrap();
+    assert_eq!((again.cached, again.train, again.eval), (true, data.train, data.eval));
 }
 
 #[tokio::test(flavor = "multi_thread")]
