@@ -4,6 +4,9 @@
 #[path = "../tests/control_plane/mod.rs"]
 mod control_plane;
 
+#[path = "../tests/certificate/mod.rs"]
+mod certificate;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
@@ -13,7 +16,6 @@ use std::time::{Duration, Instant};
 use control_plane::{ControlPlane, within};
 use finetune_operator::api::status::{Attempt, Checkpoint, EventType, Phase, RunEvent};
 use finetune_operator::api::{FinetuneModel, FinetuneRun, FinetuneRunStatus, FinetuneRuntime};
-use finetune_operator::report::tls;
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -21,7 +23,6 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client, ResourceExt};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
 
 const RUNS: usize = 100;
@@ -75,18 +76,6 @@ impl Operator {
 
 fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-fn write_certificate(dir: &Path) -> Result<()> {
-    let mut authority = CertificateParams::new(Vec::<String>::new())?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &authority)?;
-    for (name, pem) in [(tls::CERTIFICATE, certificate.pem()), (tls::KEY, key.serialize_pem()), (tls::AUTHORITY, authority.pem())] {
-        std::fs::write(dir.join(name), pem)?;
-    }
-    Ok(())
 }
 
 fn example<K: serde::de::DeserializeOwned>(file: &str) -> Result<K> {
@@ -205,7 +194,7 @@ async fn main() -> Result<()> {
     let runtime: FinetuneRuntime = example("runtime-demo.yaml")?;
     Api::<FinetuneRuntime>::all(client.clone()).patch(&runtime.name_any(), &apply, &Patch::Apply(&runtime)).await?;
     let tls_dir = tempfile::tempdir()?;
-    write_certificate(tls_dir.path())?;
+    certificate::write(tls_dir.path());
 
     let operator = Operator::start(&cluster, tls_dir.path()).await?;
     let idle = operator.memory()?;

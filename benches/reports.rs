@@ -1,6 +1,9 @@
 //! How fast the report endpoint answers: 1,000 runs that post every 5 seconds, each post on a TLS connection of its own.
 //! Only the proof of the sender is made up. `cargo bench --bench reports -- <seconds>` (default 20).
 
+#[path = "../tests/certificate/mod.rs"]
+mod certificate;
+
 use std::error::Error;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +16,6 @@ use finetune_operator::metrics::Metrics;
 use finetune_operator::report::store::Store;
 use finetune_operator::report::{Answer, Authenticate, Config, CurrentRun, Runs, Sender, Server, tls};
 use futures::StreamExt;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -60,24 +62,12 @@ fn post(run: &str, sequence: u64) -> String {
     json!({"attempt": 0, "start": "s", "sequence": sequence, "progress": progress, "events": events, "checkpoints": checkpoints}).to_string()
 }
 
-fn write_certificate(dir: &std::path::Path) -> Result<(), Box<dyn Error>> {
-    let mut authority = CertificateParams::new(Vec::<String>::new())?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &authority)?;
-    for (name, pem) in [(tls::CERTIFICATE, certificate.pem()), (tls::KEY, key.serialize_pem()), (tls::AUTHORITY, authority.pem())] {
-        std::fs::write(dir.join(name), pem)?;
-    }
-    Ok(())
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let seconds = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(20);
     let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir()?;
-    write_certificate(dir.path())?;
+    certificate::write(dir.path());
     let store = Arc::new(Store::default());
     let limits = Limits { connections: 2 * RUNS, per_address: 2 * RUNS, read: Duration::from_secs(5) };
     let config = Config { limits, ..Config::new(([127, 0, 0, 1], 0).into(), dir.path().to_owned()) };

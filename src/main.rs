@@ -79,9 +79,9 @@ struct Args {
     /// Form of the log.
     #[arg(long, value_enum, default_value_t)]
     log_format: telemetry::LogFormat,
-    /// Name of this pod.
-    #[arg(long, env = "POD_NAME", default_value = MANAGER)]
-    pod_name: String,
+    /// Name of this pod: who holds the Lease, so no two replicas may have the same.
+    #[arg(long, env = "POD_NAME", required_if_eq("leader_elect", "true"))]
+    pod_name: Option<String>,
     /// Address of this pod, at which other replicas reach its report endpoint.
     #[arg(long, env = "POD_IP")]
     pod_ip: Option<IpAddr>,
@@ -140,8 +140,11 @@ async fn work(args: Args) -> Result<(), Error> {
     let stores: Arc<OnceLock<Vec<RunStore>>> = Arc::default();
     let http = server::Server::bind(args.http_listen, metrics.clone(), readiness.clone()).await?;
     let address = SocketAddr::new(args.pod_ip.unwrap_or(args.report_listen.ip()), args.report_listen.port()).to_string();
-    let mut lease =
-        args.leader_elect.then(|| Lease::new(client.clone(), &args.lease_namespace, &args.lease_name, &args.pod_name, &address, LEASE_TTL));
+    let mut lease = args
+        .pod_name
+        .as_deref()
+        .filter(|_| args.leader_elect)
+        .map(|pod| Lease::new(client.clone(), &args.lease_namespace, &args.lease_name, pod, &address, LEASE_TTL));
     let host = url::Url::parse(&args.report_url).ok().and_then(|url| url.host_str().map(str::to_owned));
     let leader = lease.as_ref().zip(host).map(|(lease, host)| report::Leader { host, address: lease.leader() });
     let endpoint = report::Server::bind(
@@ -164,7 +167,7 @@ async fn work(args: Args) -> Result<(), Error> {
         },
         reports,
         ca_file: args.tls_dir.join("ca.crt"),
-        recorder: Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: Some(args.pod_name.clone()) }),
+        recorder: Recorder::new(client.clone(), Reporter { controller: MANAGER.to_owned(), instance: args.pod_name }),
         metrics,
         failures: Mutex::new(HashMap::new()),
         client: client.clone(),
@@ -265,4 +268,24 @@ async fn signalled(shutdown: &CancellationToken) -> Result<(), Error> {
     shutdown.cancel();
     tokio::time::sleep(DRAIN_LIMIT).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::Args;
+
+    #[test]
+    fn a_lease_needs_a_name_of_its_own() {
+        let args = |more: &[&str]| {
+            let needed = ["finetune-operator", "--preflight-image", "i", "--report-url", "https://h"];
+            let command = Args::command().mut_arg("pod_name", |name| name.env(None::<&str>));
+            command.try_get_matches_from(needed.iter().chain(more)).map(|_| ()).map_err(|error| error.kind())
+        };
+        assert_eq!(args(&[]), Ok(()));
+        assert_eq!(args(&["--leader-elect"]), Err(ErrorKind::MissingRequiredArgument));
+        assert_eq!(args(&["--leader-elect", "--pod-name", "a"]), Ok(()));
+    }
 }

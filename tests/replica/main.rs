@@ -1,5 +1,7 @@
 //! What a replica asks a real API server for: the lease, and whose a trainer's token is.
 
+#[path = "../certificate/mod.rs"]
+mod certificate;
 #[path = "../control_plane/mod.rs"]
 mod control_plane;
 

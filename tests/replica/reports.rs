@@ -14,11 +14,10 @@ use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{PATIENCE, control_plane};
+use super::{PATIENCE, certificate, control_plane};
 
 const AUDIENCE: &str = "finetune.dev";
 const RUN_UID: &str = "7f3c2c9e-0000-4000-8000-000000000001";
@@ -96,18 +95,6 @@ impl Namespace {
     }
 }
 
-fn write_certificate(dir: &std::path::Path) {
-    let mut authority = CertificateParams::new(Vec::<String>::new()).expect("no names");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().expect("a key")).expect("an authority");
-    let key = KeyPair::generate().expect("a key");
-    let names = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-    let certificate = names.signed_by(&key, &authority).expect("a certificate");
-    for (name, pem) in [(tls::CERTIFICATE, certificate.pem()), (tls::KEY, key.serialize_pem()), (tls::AUTHORITY, authority.pem())] {
-        std::fs::write(dir.join(name), pem).expect("the folder is writable");
-    }
-}
-
 #[tokio::test]
 async fn only_the_token_that_the_pod_of_the_current_job_mounts_reports_for_a_run() {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -133,7 +120,7 @@ async fn only_the_token_that_the_pod_of_the_current_job_mounts_reports_for_a_run
     .into();
 
     let dir = tempfile::tempdir().expect("a folder");
-    write_certificate(dir.path());
+    certificate::write(dir.path());
     let runs = OneRun { namespace: namespace.name.clone(), job_uid: job.uid().expect("a uid") };
     let (store, shutdown) = (Arc::new(Store::default()), CancellationToken::new());
     let config = Config::new(([127, 0, 0, 1], 0).into(), dir.path().to_owned());

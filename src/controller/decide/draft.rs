@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{Change, Plan, RESYNC, phase};
+use super::{Change, Plan, RESYNC, phase, size};
 use crate::api::condition::{self, ConditionType, condition};
 use crate::api::status::{Attempt, CurrentJob, EventType, Failure, FailureClass, FinetuneRunStatus, GpuHours, MlflowRun, Phase, RunEvent, Stage};
 use crate::controller::classify::cut;
@@ -223,7 +223,7 @@ impl<'a> Draft<'a> {
         self.status.reason = Some(cut(&summary.reason, 64));
         self.status.message = Some(cut(&summary.message, 1024));
         self.settle();
-        self.status = as_stored(self.status);
+        self.status = as_stored(size::fitted(self.status));
         // A status that changed comes back as a trigger; a change to the cluster that made none must be looked at.
         let next = if change == Change::Keep { self.next } else { self.next.min(Duration::from_secs(5)) };
         let sink = self.status.phase.is_some_and(Phase::is_sink);

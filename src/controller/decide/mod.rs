@@ -8,6 +8,7 @@ mod phase;
 mod preflight;
 mod progress;
 mod register;
+mod size;
 mod train;
 
 #[cfg(test)]
