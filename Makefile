@@ -12,7 +12,7 @@ export CARGO_BUILD_TARGET ?= $(shell rustc -vV | sed -n 's/^host: //p')
 export RUSTFLAGS ?= -C target-feature=+crt-static
 export FINETUNE_PROGRAMS = $(CARGO_TARGET_DIR)/$(CARGO_BUILD_TARGET)/release
 
-.PHONY: help build image demo down test test-unit test-runtime test-e2e bench lint
+.PHONY: help build image demo down test test-unit test-differential test-runtime test-e2e bench lint
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | column -ts $$'\t'
@@ -46,10 +46,13 @@ down: ## end the demo's cluster and remove all that it left
 	@$(PATHS); "$$FINETUNE_TESTBED" down --name demo
 
 test: build ## all tests, end to end ones with real training among them
-	@$(MAKE) --no-print-directory test-unit test-runtime test-e2e
+	@$(MAKE) --no-print-directory test-unit test-differential test-runtime test-e2e
 
 test-unit: ## unit, property and golden tests, chart and examples, admission against a real API server
 	@$(PATHS); cargo test --release --locked --lib --bins --test admission --test chart --test crds --test documents --test examples --test replica
+
+test-differential: ## the data path beside the engine's own code, on the same input
+	@$(PATHS); cargo test --release --locked --test differential
 
 test-runtime: ## the trainer's package
 	@$(PATHS); bash runtimes/llm-foundry/test.sh
