@@ -28,9 +28,9 @@ def main(arguments=None):
     # MLflow's git library refuses to be imported where there is no git, unless it is told not to mind.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     if options.command == "train":
-        from .supervisor import Supervisor
+        from . import supervisor
 
-        return Supervisor(options.plan).run()
+        return supervisor.main(options.plan)
     if options.command == "worker":
         from . import worker
 

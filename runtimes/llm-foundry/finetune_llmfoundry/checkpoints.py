@@ -30,13 +30,13 @@ def parse(key):
 class Outputs:
     """The folder `<saveFolder>/<run>` of one run."""
 
-    def __init__(self, bucket, uri, link_name):
-        self.bucket = bucket
+    def __init__(self, store, uri, link_name):
+        self.store = store
         self.prefix = split(uri)[1]
         self.link = f"{self.prefix}/checkpoints/{link_name}"
 
     def check_owner(self, uid):
-        data = self.bucket.read(f"{self.prefix}/{OWNER}")
+        data = self.store.read(f"{self.prefix}/{OWNER}")
         if data is None:
             return
         try:
@@ -44,11 +44,11 @@ class Outputs:
         except (ValueError, AttributeError):
             owner = None
         if owner != uid:
-            raise FolderOwnedByOther(f"{self.bucket.uri(self.prefix)} belongs to another run: choose another save folder or name")
+            raise FolderOwnedByOther(f"{self.store.uri(self.prefix)} belongs to another run: choose another save folder or name")
 
     def marker(self, uid):
         """The completion marker of this very run, or None."""
-        data = self.bucket.read(f"{self.prefix}/{MARKER}")
+        data = self.store.read(f"{self.prefix}/{MARKER}")
         if data is None:
             return None
         try:
@@ -58,16 +58,16 @@ class Outputs:
         return marker if isinstance(marker, dict) and marker.get("uid") == uid else None
 
     def write_marker(self, marker):
-        self.bucket.write(f"{self.prefix}/{MARKER}", json.dumps(marker).encode())
+        self.store.write(f"{self.prefix}/{MARKER}", json.dumps(marker).encode())
 
     def checkpoint(self, key):
         """The checkpoint at a key when it is there: a file that is not empty, or a folder with its `.metadata`."""
         found = parse(key)
         if found is None:
             return None
-        size = self.bucket.size(key)
+        size = self.store.size(key)
         if not size:
-            shards = self.bucket.list(f"{key}/")
+            shards = self.store.list(f"{key}/")
             if f"{key}/.metadata" not in (name for name, _ in shards):
                 return None
             size = sum(length for _, length in shards)
@@ -75,7 +75,7 @@ class Outputs:
 
     def linked(self):
         """The key that the link names, or None."""
-        data = self.bucket.read(self.link)
+        data = self.store.read(self.link)
         return data.decode(errors="replace").strip() if data else None
 
     def resume_from(self, expected):
@@ -87,30 +87,30 @@ class Outputs:
         key = self.linked()
         newest = self.checkpoint(key) if key else None
         if key and newest is None:
-            raise CheckpointUnusable(f"{self.bucket.uri(self.link)} names {key[:300]}, which is not a complete checkpoint")
+            raise CheckpointUnusable(f"{self.store.uri(self.link)} names {key[:300]}, which is not a complete checkpoint")
         if newest is None:
             self.refuse_other_form(expected)
         if expected is None:
             return newest
-        bucket, wanted = split(expected)
+        root, wanted = split(expected)
         at = parse(wanted)
-        if at is None or bucket != self.bucket.name:
+        if at is None or root != self.store.root:
             raise CheckpointUnusable(f"{expected} is not the name of a checkpoint of this run")
         if newest is not None and newest.step >= at[1]:
             return newest
         known = self.checkpoint(wanted) if wanted.startswith(f"{self.prefix}/checkpoints/") else None
         if known is None:
             raise CheckpointUnusable(f"{expected} is expected, but neither it nor a newer checkpoint is there")
-        self.bucket.write(self.link, wanted.encode())
+        self.store.write(self.link, wanted.encode())
         return known
 
     def refuse_other_form(self, expected):
         """Sharded and unsharded checkpoints have links of other names; neither form resumes from the other."""
         folder = f"{self.prefix}/checkpoints/"
-        links = [key for key, _ in self.bucket.list(f"{folder}latest-") if key.endswith(".symlink")]
+        links = [key for key, _ in self.store.list(f"{folder}latest-") if key.endswith(".symlink")]
         if links and expected is None:
             raise CheckpointUnusable(
-                f"{self.bucket.uri(links[0])} is of another form (sharded or not) than this attempt writes: "
+                f"{self.store.uri(links[0])} is of another form (sharded or not) than this attempt writes: "
                 "keep the number of processes and fsdp_config of the first attempt"
             )
 
@@ -122,7 +122,7 @@ class Outputs:
             return []
         folder = f"{self.prefix}/checkpoints/"
         objects = {}
-        for name, _ in self.bucket.list(folder):
+        for name, _ in self.store.list(folder):
             top = name.removeprefix(folder).split("/", 1)[0]
             objects.setdefault(top, []).append(name)
         steps = sorted(
@@ -130,20 +130,20 @@ class Outputs:
         )
         old = [top for _, top in steps[keep:] if folder + top != key]
         for top in old:
-            self.bucket.delete(objects[top])
+            self.store.delete(objects[top])
         return [folder + top for top in old]
 
     def export(self, step):
         """Where the export of a step lies and its bytes; refuses one that is not whole."""
         folder = f"{self.prefix}/hf_checkpoints/huggingface/ba{step}"
-        sizes = {key.removeprefix(f"{folder}/"): size for key, size in self.bucket.list(f"{folder}/")}
+        sizes = {key.removeprefix(f"{folder}/"): size for key, size in self.store.list(f"{folder}/")}
         needed = {"config.json"}
-        index = self.bucket.read(f"{folder}/model.safetensors.index.json")
+        index = self.store.read(f"{folder}/model.safetensors.index.json")
         if index is None:
             needed.add("model.safetensors")
         else:
             needed.update(json.loads(index)["weight_map"].values())
         missing = sorted(name for name in needed if not sizes.get(name))
         if missing:
-            raise Unavailable(f"the export at {self.bucket.uri(folder)} lacks {', '.join(missing[:5])}")
-        return self.bucket.uri(folder), sum(sizes.values())
+            raise Unavailable(f"the export at {self.store.uri(folder)} lacks {', '.join(missing[:5])}")
+        return self.store.uri(folder), sum(sizes.values())

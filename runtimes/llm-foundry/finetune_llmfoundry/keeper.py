@@ -36,11 +36,11 @@ class Keeper(threading.Thread):
         checkpoint = self.outputs.checkpoint(key)
         if checkpoint is None:
             return
-        uri = self.outputs.bucket.uri(key)
+        uri = self.outputs.store.uri(key)
         self.newest = checkpoint
         self.report.add_checkpoint({
             "step": checkpoint.step, "epoch": checkpoint.epoch, "time": at, "uri": uri,
             "sizeBytes": checkpoint.size, "kind": "composer",
         })
         self.report.add_event("CHECKPOINT_SAVED", f"the checkpoint of step {checkpoint.step} is complete", at)
-        self.report.drop_checkpoints({self.outputs.bucket.uri(old) for old in self.outputs.prune(self.keep)})
+        self.report.drop_checkpoints({self.outputs.store.uri(old) for old in self.outputs.prune(self.keep)})

@@ -105,6 +105,12 @@ def by_http_response(error):
     return by_status(getattr(getattr(error, "response", None), "status_code", None) or 0)
 
 
+def by_service(error):
+    """The statuses of Google, Oracle and Azure, by the name that each gives them."""
+    status = next((value for name in ("code", "status", "status_code") if isinstance(value := getattr(error, name, None), int)), 0)
+    return USER if status == 404 else by_status(status)
+
+
 def by_mlflow(error):
     try:
         return by_status(int(error.get_http_status_code()))
@@ -158,6 +164,23 @@ TABLE = {
     "requests.exceptions.ConnectionError": INFRASTRUCTURE,
     "requests.exceptions.Timeout": INFRASTRUCTURE,
     "requests.exceptions.HTTPError": by_http_response,
+    "google.api_core.exceptions.GoogleAPICallError": by_service,
+    "google.api_core.exceptions.RetryError": INFRASTRUCTURE,
+    "google.auth.exceptions.TransportError": INFRASTRUCTURE,
+    "google.auth.exceptions.GoogleAuthError": CREDENTIAL,
+    "oci.exceptions.ServiceError": by_service,
+    "oci.exceptions.ClientError": CREDENTIAL,
+    "oci.exceptions.RequestException": INFRASTRUCTURE,
+    "databricks.sdk.errors.platform.NotFound": USER,
+    "databricks.sdk.errors.platform.PermissionDenied": CREDENTIAL,
+    "databricks.sdk.errors.platform.Unauthenticated": CREDENTIAL,
+    "databricks.sdk.errors.platform.InternalError": INFRASTRUCTURE,
+    "databricks.sdk.errors.platform.TemporarilyUnavailable": INFRASTRUCTURE,
+    "databricks.sdk.errors.platform.TooManyRequests": INFRASTRUCTURE,
+    "databricks.sdk.errors.platform.DeadlineExceeded": INFRASTRUCTURE,
+    "azure.core.exceptions.HttpResponseError": by_service,
+    "azure.core.exceptions.ServiceRequestError": INFRASTRUCTURE,
+    "azure.core.exceptions.ServiceResponseError": INFRASTRUCTURE,
     "huggingface_hub.errors.GatedRepoError": CREDENTIAL,
     "huggingface_hub.errors.RepositoryNotFoundError": CREDENTIAL,
     "huggingface_hub.errors.LocalTokenNotFoundError": CREDENTIAL,

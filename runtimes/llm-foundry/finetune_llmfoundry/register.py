@@ -12,8 +12,8 @@ from pathlib import Path
 from . import outcomes, plan as plans, termination
 from .outcomes import ConfigRefused, DataUnusable, Unavailable, describe, exit_code, failure_class
 from .redact import Redactor
-from .staging import Percent, inside
-from .store import Bucket, prepare_environment, split
+from .staging import download_folder
+from .store import prepare_environment
 
 TAG = "finetune.run-uid"
 ARTIFACT = "model"
@@ -68,19 +68,6 @@ def wait_until_ready(client, found):
     raise Unavailable(f"version {found.version} of {found.name} is not ready after {READY_SECONDS} s")
 
 
-def download(uri, folder):
-    name, prefix = split(uri)
-    bucket = Bucket(name)
-    objects = [(key, size) for key, size in bucket.list(f"{prefix}/") if not key.endswith("/")]
-    if f"{prefix}/config.json" not in (key for key, _ in objects):
-        raise DataUnusable(f"there is no export at {uri}")
-    percent = Percent(sum(size for _, size in objects), lambda value: None)
-    for key, _ in objects:
-        path = inside(folder, key.removeprefix(f"{prefix}/"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        bucket.download(key, path, percent)
-
-
 def log_model(folder, run_id, task_type, uid):
     """Log the export by its path: nothing is loaded, and signature and task follow from the kind of model."""
     import mlflow.transformers
@@ -115,7 +102,10 @@ def register(value):
     if found is None:
         folder = Path(tempfile.mkdtemp(prefix="export-"))
         try:
-            download(plans.need(value, "hfCheckpoint", str, where), folder)
+            export = plans.need(value, "hfCheckpoint", str, where)
+            download_folder(export, folder, lambda percent: None)
+            if not (folder / "config.json").exists():
+                raise DataUnusable(f"there is no export at {export}")
             log_model(folder, run_id, value.get("taskType"), uid)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from .outcomes import ConfigRefused, DataUnusable
 from .plan import CLAIMS
-from .store import Bucket, split
+from .store import open_store, split
 
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.tiktoken"]
 FINISHED = ".staged"
@@ -40,18 +40,18 @@ def inside(folder, name):
     return Path(folder) / relative
 
 
-def from_object_store(uri, folder, tell):
-    name, prefix = split(uri)
-    bucket = Bucket(name)
+def download_folder(uri, folder, tell):
+    """Bring all objects below a place to a folder; refuses a place without any."""
+    store, prefix = open_store(uri), split(uri)[1]
     prefix = f"{prefix}/" if prefix else ""
-    objects = [(key, size) for key, size in bucket.list(prefix) if not key.endswith("/")]
+    objects = [(key, size) for key, size in store.list(prefix) if not key.endswith("/")]
     if not objects:
-        raise DataUnusable(f"there are no weights at {uri}")
+        raise DataUnusable(f"there is nothing at {uri}")
     percent = Percent(sum(size for _, size in objects), tell)
     for key, _ in objects:
         path = inside(folder, key.removeprefix(prefix))
         path.parent.mkdir(parents=True, exist_ok=True)
-        bucket.download(key, path, percent)
+        store.download(key, path, percent)
 
 
 def from_claim(uri, folder, tell):
@@ -133,14 +133,12 @@ def stage(model, tell):
     if target.exists() and any(target.iterdir()):
         shutil.rmtree(target)
     target.mkdir(parents=True, exist_ok=True)
-    if scheme == "s3":
-        from_object_store(model.weights, target, tell)
-    elif scheme == "pvc":
+    if scheme == "pvc":
         from_claim(model.weights, target, tell)
     elif scheme == "hf":
         from_hub(model.weights, model.revision, target, tell)
     else:
-        raise ConfigRefused(f"{model.weights}: this runtime reads weights from s3://, pvc:// and hf:// only")
+        download_folder(model.weights, target, tell)
     if not (target / "config.json").exists():
         raise DataUnusable(f"{model.weights} has no config.json: it must be a Hugging Face model folder")
     if model.chat_template is not None or model.pad_token is not None:

@@ -7,6 +7,7 @@ import os
 import queue
 import shutil
 import signal
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -15,10 +16,10 @@ from . import outcomes, plan as plans, staging, termination
 from .checkpoints import Outputs
 from .keeper import Keeper
 from .outcomes import Unavailable, describe, exit_code, failure_class
-from .processes import Output, Process, free_port, oom_kills, rank_environment, reap, worker_command
+from .processes import Output, Process, free_port, leave, oom_kills, rank_environment, reap, worker_command
 from .redact import Redactor
 from .report import Endpoint, Poster, Report, now
-from .store import Bucket, prepare_environment, split
+from .store import open_store, prepare_environment, split
 from .worker import RESUME_STEP
 
 TICK = 0.2
@@ -39,6 +40,26 @@ def describe_lines(error):
 
 class Stopped(Exception):
     """Told to stop before training began."""
+
+
+class Task(threading.Thread):
+    """A call in a thread that nobody waits for at the end."""
+
+    def __init__(self, function, *arguments):
+        super().__init__(daemon=True)
+        self.function, self.arguments, self.error = function, arguments, None
+        self.start()
+
+    def run(self):
+        try:
+            self.function(*self.arguments)
+        except Exception as error:
+            self.error = error
+
+    def result(self):
+        self.join()
+        if self.error is not None:
+            raise self.error
 
 
 class Supervisor:
@@ -100,7 +121,7 @@ class Supervisor:
         config = plans.engine_config(self.plan)
         self.begin_reports()
         self.outputs = Outputs(
-            Bucket(split(self.plan.outputs)[0]), self.plan.outputs, plans.latest_link(config, self.plan.world_size),
+            open_store(self.plan.outputs), self.plan.outputs, plans.latest_link(config, self.plan.world_size),
         )
         self.interruptible = True
         if self.stopping():
@@ -113,7 +134,7 @@ class Supervisor:
         self.keeper = Keeper(self.outputs, self.report, self.plan.keep_checkpoints, self.output.write)
         checkpoint = self.outputs.resume_from(self.plan.expected_checkpoint)
         if checkpoint is not None:
-            self.output.write(f"going on from {self.outputs.bucket.uri(checkpoint.key)}")
+            self.output.write(f"going on from {self.outputs.store.uri(checkpoint.key)}")
             self.keeper.started_from(checkpoint)
         if self.node_rank == 0:
             self.keeper.start()
@@ -136,7 +157,9 @@ class Supervisor:
             return
         self.report.wait_for("weights", 0)
         began = time.monotonic()
-        staging.stage(self.plan.model, lambda percent: self.report.wait_for("weights", percent))
+        # In a thread, since a library that waits for a store lets no stop through.
+        task = Task(staging.stage, self.plan.model, lambda percent: self.report.wait_for("weights", percent))
+        task.result()
         self.output.write(f"weights staged in {time.monotonic() - began:.1f} s")
 
     def start_processes(self, checkpoint):
@@ -254,7 +277,7 @@ class Supervisor:
         metrics = {name: value for name, value in (self.finished.get("metrics") or {}).items() if isinstance(value, float)}
         marker = {
             "version": 1, "uid": self.plan.uid, "attempt": self.plan.attempt, "step": step, "hfCheckpoint": hf_checkpoint,
-            "hfCheckpointBytes": size, "checkpoint": self.outputs.bucket.uri(self.keeper.newest.key), "metrics": metrics,
+            "hfCheckpointBytes": size, "checkpoint": self.outputs.store.uri(self.keeper.newest.key), "metrics": metrics,
         }
         self.outputs.write_marker(marker)
         at = self.keeper.newest
@@ -279,7 +302,7 @@ class Supervisor:
     def describe(self, checkpoint):
         if checkpoint is None:
             return None
-        return {"uri": self.outputs.bucket.uri(checkpoint.key), "step": checkpoint.step, "sizeBytes": checkpoint.size}
+        return {"uri": self.outputs.store.uri(checkpoint.key), "step": checkpoint.step, "sizeBytes": checkpoint.size}
 
     def message(self, outcome, code, exception=None):
         progress, newest = self.progress, self.keeper.newest if self.keeper else None
@@ -299,3 +322,7 @@ class Supervisor:
     def last_word(self):
         if self.poster is not None:
             self.poster.finish(LAST_POST)
+
+
+def main(train_json):
+    leave(Supervisor(train_json).run())

@@ -39,6 +39,13 @@ def write_no_probe(remote_backend, remote_file_name_to_test):
     """
 
 
+def ask_for_no_bucket():
+    """The engine's store for Google reads the bucket's own record first, which a key that may only use objects must not."""
+    from google.cloud.storage import Client
+
+    Client.get_bucket = lambda self, name, **named: self.bucket(name)
+
+
 def install(before_link, on_checkpoint):
     """`before_link` is called in the thread that uploads the link to a checkpoint, `on_checkpoint` with its key after that."""
     remote = composer.utils.remote_uploader

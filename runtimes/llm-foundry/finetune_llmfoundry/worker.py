@@ -13,6 +13,7 @@ import traceback
 from .channel import Channel
 from .outcomes import CHECKPOINT, STOPPED, USER, RunError, StopRequested, describe, exit_code
 from .plan import each_text, engine_config, for_engine, train_plan
+from .processes import leave
 
 RESUME_STEP = "FINETUNE_RESUME_STEP"
 PR_SET_PDEATHSIG = 1
@@ -108,6 +109,9 @@ def run_engine(config, plan, context):
         before_link=lambda: settle(context.trainer), on_checkpoint=lambda key: context.channel.send("checkpoint", wait=True, key=key),
     )
 
+    if any(str(config.get(place)).startswith("gs://") for place in ("save_folder", "load_path")):
+        uploads.ask_for_no_bucket()
+
     class RunObserver(Observer):
         """The engine's registry wants a class that it can make itself."""
 
@@ -139,13 +143,6 @@ def close(trainer):
     """Flush what the engine's loggers and uploaders still hold; they log their errors and raise none."""
     if trainer is not None:
         trainer.engine.close()
-
-
-def leave(code):
-    """End at once: exit handlers of the engine and threads of libraries may wait for a service that is gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def fail(error, channel, context, plan):

@@ -1,6 +1,7 @@
 """Shared parts of the tests: an S3 server, an operator's report endpoint over TLS, and the plan of a run."""
 
 import datetime
+import http.client
 import http.server
 import ipaddress
 import json
@@ -16,12 +17,15 @@ import time
 import urllib.request
 import uuid
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 HERE = Path(__file__).parent
 RUNTIME = HERE.parent
 sys.path[:0] = [str(RUNTIME), str(HERE)]
+
+from exercise import Databricks, Server, Tokens, Volume  # noqa: E402
 
 ACCESS_KEY, SECRET_KEY = "AKIATESTTESTTESTTEST", "not-a-secret-but-hidden-like-one"
 TOKEN = "report-token-of-the-pod"
@@ -50,6 +54,15 @@ def end(process):
     except ProcessLookupError:
         pass
     process.wait()
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """The Python of the engine's environment; made when it is not there yet."""
+    path = os.environ.get("FINETUNE_ENGINE") or subprocess.run(
+        [str(RUNTIME / "environment.sh")], check=True, capture_output=True, text=True,
+    ).stdout.strip()
+    return str(Path(path) / "bin/python")
 
 
 @pytest.fixture(scope="session")
@@ -87,11 +100,137 @@ def s3_environment(s3_server, monkeypatch):
 @pytest.fixture
 def bucket(s3_environment):
     """An empty bucket of this test's own."""
-    from finetune_llmfoundry.store import Bucket
+    from finetune_llmfoundry.store import S3
 
-    found = Bucket(f"test-{uuid.uuid4().hex[:12]}")
+    found = S3(f"test-{uuid.uuid4().hex[:12]}")
     found.client.create_bucket(Bucket=found.name)
     return found
+
+
+def google_key(folder, token_url):
+    """The key of a service account, whose tokens come from the given place."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    pem = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption(),
+    )
+    path = Path(folder) / "google.json"
+    path.write_text(json.dumps({
+        "type": "service_account", "project_id": "project", "private_key_id": "1", "private_key": pem.decode(),
+        "client_email": "trainer@project.example", "token_uri": token_url,
+    }))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def google_server():
+    """A server that speaks Google's storage protocol, in a process of its own."""
+    port = free_port()
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(port), "--in-memory"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+
+    def up():
+        try:
+            return urllib.request.urlopen(url, timeout=1).status == 200
+        except OSError:
+            return False
+
+    try:
+        wait_until(up, what="the storage emulator")
+        yield url
+    finally:
+        end(process)
+
+
+@pytest.fixture
+def google_environment(google_server, tmp_path, monkeypatch):
+    tokens = Server(Tokens)
+    values = {"STORAGE_EMULATOR_HOST": google_server, "GOOGLE_APPLICATION_CREDENTIALS": google_key(tmp_path, tokens.url)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    yield values
+    tokens.shutdown()
+
+
+@pytest.fixture
+def google_bucket(google_environment):
+    """An empty bucket of this test's own."""
+    from finetune_llmfoundry.clouds import Google
+
+    found = Google(f"test-{uuid.uuid4().hex[:12]}")
+    found.client.create_bucket(found.name)
+    return found
+
+
+@pytest.fixture
+def volume():
+    """A volume of a workspace that is in this process, and what a pod needs to reach it."""
+    server = Server(Databricks)
+    yield Volume(server)
+    server.shutdown()
+
+
+class Gate:
+    """Stands before a store: a test acts when a request has been served, before the client learns of it."""
+
+    def __init__(self, server):
+        self.served = lambda method, path, body: None
+        self.paths = set()
+        gate, target = self, urlsplit(server).netloc
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def forward(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                connection = http.client.HTTPConnection(target, timeout=60)
+                connection.request(self.command, self.path, body, dict(self.headers))
+                response = connection.getresponse()
+                data = response.read()
+                gate.paths.add(urlsplit(self.path).path)
+                gate.served(self.command, self.path, body)
+                self.send_response(response.status)
+                for name, value in response.getheaders():
+                    if name.lower() not in ("connection", "transfer-encoding", "date", "server"):
+                        self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+                connection.close()
+
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
+
+            def log_message(self, *arguments):
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request, address):
+                pass
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def gate(s3_server):
+    found = Gate(s3_server)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def google_gate(google_server):
+    found = Gate(google_server)
+    yield found
+    found.close()
 
 
 def make_certificate(folder, name="localhost"):
@@ -192,7 +331,7 @@ class Run:
 
     def __init__(self, folder, bucket, environment, engine):
         self.folder, self.bucket, self.engine = Path(folder), bucket, engine
-        self.outputs = f"s3://{bucket.name}/team-a/my-run"
+        self.outputs = bucket.uri("team-a/my-run")
         self.uid = str(uuid.uuid4())
         self.termination = self.folder / "termination-log"
         (self.folder / "scratch").mkdir(exist_ok=True)
@@ -248,17 +387,22 @@ class Run:
         prefix = "team-a/my-run/"
         return sorted(key.removeprefix(prefix) for key, _ in self.bucket.list(prefix))
 
+    def through(self, gate):
+        """Its attempts reach their store through the gate only."""
+        for name in {"AWS_ENDPOINT_URL", "S3_ENDPOINT_URL", "STORAGE_EMULATOR_HOST"} & self.environment.keys():
+            self.environment[name] = gate.url
+
     def read(self, name):
         data = self.bucket.read(f"team-a/my-run/{name}")
         return None if data is None else data.decode()
 
 
-def engine_yaml(run_folder, bucket_name, task):
+def engine_yaml(run_folder, bucket, task):
     """One of the examples of engine.yaml with this test's places in it."""
     import yaml
 
     text = (HERE / "data" / f"{task}.yaml").read_text()
-    text = text.replace("/scratch", f"{run_folder}/scratch").replace("s3://out/", f"s3://{bucket_name}/")
+    text = text.replace("/scratch", f"{run_folder}/scratch").replace("s3://out", bucket.root)
     return yaml.safe_load(text)
 
 
@@ -266,5 +410,5 @@ def engine_yaml(run_folder, bucket_name, task):
 def run(tmp_path, bucket, s3_environment, operator):
     folder = tmp_path / "run"
     folder.mkdir()
-    engine = engine_yaml(folder, bucket.name, "instruction-finetune")
+    engine = engine_yaml(folder, bucket, "instruction-finetune")
     return Run(folder, bucket, {**s3_environment, **operator.environment()}, engine)

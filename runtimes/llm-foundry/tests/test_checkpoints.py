@@ -18,15 +18,15 @@ def outputs(bucket):
 
 def save(outputs, step, epoch=0, link=True, size=10):
     key = f"{FOLDER}/checkpoints/ep{epoch}-ba{step}-rank0.pt"
-    outputs.bucket.write(key, b"c" * size)
+    outputs.store.write(key, b"c" * size)
     if link:
-        outputs.bucket.write(outputs.link, key.encode())
+        outputs.store.write(outputs.link, key.encode())
     return key
 
 
 def names(outputs):
     folder = f"{FOLDER}/checkpoints/"
-    return sorted(key.removeprefix(folder) for key, _ in outputs.bucket.list(folder))
+    return sorted(key.removeprefix(folder) for key, _ in outputs.store.list(folder))
 
 
 def test_an_empty_folder_starts_from_the_beginning(outputs):
@@ -41,24 +41,24 @@ def test_an_upload_whose_link_never_came_is_no_checkpoint(outputs):
 def test_the_linked_checkpoint_is_resumed_from(outputs):
     key = save(outputs, 20, epoch=1, size=33)
     assert outputs.resume_from(None) == Checkpoint(key, 1, 20, 33)
-    assert outputs.resume_from(outputs.bucket.uri(key)) == Checkpoint(key, 1, 20, 33)
+    assert outputs.resume_from(outputs.store.uri(key)) == Checkpoint(key, 1, 20, 33)
 
 
 def test_a_newer_checkpoint_than_expected_is_resumed_from(outputs):
     old, new = save(outputs, 20), save(outputs, 40)
-    assert outputs.resume_from(outputs.bucket.uri(old)).key == new
+    assert outputs.resume_from(outputs.store.uri(old)).key == new
 
 
 def test_a_lost_link_is_renewed_when_the_expected_checkpoint_is_there(outputs):
     key = save(outputs, 20, link=False)
-    assert outputs.resume_from(outputs.bucket.uri(key)).key == key
+    assert outputs.resume_from(outputs.store.uri(key)).key == key
     assert outputs.linked() == key
 
 
 def test_an_older_link_is_renewed_when_the_expected_checkpoint_is_there(outputs):
     save(outputs, 20)
     key = save(outputs, 40, link=False)
-    assert outputs.resume_from(outputs.bucket.uri(key)).step == 40
+    assert outputs.resume_from(outputs.store.uri(key)).step == 40
 
 
 @pytest.mark.parametrize("linked", [None, 20])
@@ -66,11 +66,11 @@ def test_an_expected_checkpoint_that_is_gone_is_refused(outputs, linked):
     if linked:
         save(outputs, linked)
     with pytest.raises(CheckpointUnusable, match="neither it nor a newer checkpoint"):
-        outputs.resume_from(outputs.bucket.uri(f"{FOLDER}/checkpoints/ep2-ba40-rank0.pt"))
+        outputs.resume_from(outputs.store.uri(f"{FOLDER}/checkpoints/ep2-ba40-rank0.pt"))
 
 
 def test_a_link_to_nothing_is_refused_even_when_nothing_is_expected(outputs):
-    outputs.bucket.write(outputs.link, f"{FOLDER}/checkpoints/ep1-ba20-rank0.pt".encode())
+    outputs.store.write(outputs.link, f"{FOLDER}/checkpoints/ep1-ba20-rank0.pt".encode())
     with pytest.raises(CheckpointUnusable, match="not a complete checkpoint"):
         outputs.resume_from(None)
 
@@ -78,22 +78,22 @@ def test_a_link_to_nothing_is_refused_even_when_nothing_is_expected(outputs):
 @pytest.mark.parametrize("expected", [f"s3://other/{FOLDER}/checkpoints/ep0-ba1-rank0.pt", "s3://{bucket}/x/notes.txt"])
 def test_an_expected_name_that_is_no_checkpoint_of_this_run_is_refused(outputs, expected):
     with pytest.raises(CheckpointUnusable, match="not the name of a checkpoint"):
-        outputs.resume_from(expected.format(bucket=outputs.bucket.name))
+        outputs.resume_from(expected.format(bucket=outputs.store.name))
 
 
 def test_a_checkpoint_of_the_other_form_is_refused(outputs):
-    outputs.bucket.write(f"{FOLDER}/checkpoints/latest-sharded-rank0.symlink", b"x")
+    outputs.store.write(f"{FOLDER}/checkpoints/latest-sharded-rank0.symlink", b"x")
     with pytest.raises(CheckpointUnusable, match="another form"):
         outputs.resume_from(None)
 
 
 def test_a_folder_of_shards_is_complete_with_its_metadata(outputs):
     key = f"{FOLDER}/checkpoints/ep1-ba20"
-    outputs.bucket.write(f"{key}/__0_0.distcp", b"x" * 100)
-    outputs.bucket.write(outputs.link, key.encode())
+    outputs.store.write(f"{key}/__0_0.distcp", b"x" * 100)
+    outputs.store.write(outputs.link, key.encode())
     with pytest.raises(CheckpointUnusable):
         outputs.resume_from(None)
-    outputs.bucket.write(f"{key}/.metadata", b"x" * 5)
+    outputs.store.write(f"{key}/.metadata", b"x" * 5)
     assert outputs.resume_from(None) == Checkpoint(key, 1, 20, 105)
 
 
@@ -120,10 +120,10 @@ def test_pruning_never_deletes_the_linked_checkpoint(outputs):
 
 def test_a_folder_of_another_run_is_refused(outputs):
     outputs.check_owner("me")
-    outputs.bucket.write(f"{FOLDER}/owner.json", json.dumps({"uid": "me"}).encode())
+    outputs.store.write(f"{FOLDER}/owner.json", json.dumps({"uid": "me"}).encode())
     outputs.check_owner("me")
     for other in ({"uid": "you"}, {}, []):
-        outputs.bucket.write(f"{FOLDER}/owner.json", json.dumps(other).encode())
+        outputs.store.write(f"{FOLDER}/owner.json", json.dumps(other).encode())
         with pytest.raises(FolderOwnedByOther):
             outputs.check_owner("me")
 
@@ -131,7 +131,7 @@ def test_a_folder_of_another_run_is_refused(outputs):
 def test_only_a_marker_of_this_run_counts(outputs):
     assert outputs.marker("me") is None
     for text in (b"{", b"[]", b'{"uid": "you"}'):
-        outputs.bucket.write(f"{FOLDER}/completed.json", text)
+        outputs.store.write(f"{FOLDER}/completed.json", text)
         assert outputs.marker("me") is None
     outputs.write_marker({"uid": "me", "step": 3})
     assert outputs.marker("me") == {"uid": "me", "step": 3}
@@ -139,7 +139,7 @@ def test_only_a_marker_of_this_run_counts(outputs):
 
 def export(outputs, files):
     for name, data in files.items():
-        outputs.bucket.write(f"{FOLDER}/hf_checkpoints/huggingface/ba9/{name}", data)
+        outputs.store.write(f"{FOLDER}/hf_checkpoints/huggingface/ba9/{name}", data)
 
 
 def test_an_export_is_whole_with_every_file_that_its_index_names(outputs):
@@ -148,7 +148,7 @@ def test_an_export_is_whole_with_every_file_that_its_index_names(outputs):
     with pytest.raises(Unavailable, match="lacks model-2.safetensors"):
         outputs.export(9)
     export(outputs, {"model-2.safetensors": b"123"})
-    uri = f"s3://{outputs.bucket.name}/{FOLDER}/hf_checkpoints/huggingface/ba9"
+    uri = f"s3://{outputs.store.name}/{FOLDER}/hf_checkpoints/huggingface/ba9"
     assert outputs.export(9) == (uri, 2 + len(index) + 5 + 3)
 
 

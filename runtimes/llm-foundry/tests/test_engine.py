@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -14,15 +15,6 @@ import pytest
 from conftest import RUNTIME, SECRET_KEY, Run, end, engine_yaml, wait_until
 
 SECONDS = 420
-
-
-@pytest.fixture(scope="session")
-def engine():
-    """The Python of the engine's environment; made when it is not there yet."""
-    path = os.environ.get("FINETUNE_ENGINE") or subprocess.run(
-        [str(RUNTIME / "environment.sh")], check=True, capture_output=True, text=True,
-    ).stdout.strip()
-    return str(Path(path) / "bin/python")
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +49,7 @@ def tracker(engine, folder):
 class EngineRun(Run):
     def __init__(self, task, engine, folder, bucket, environment, material):
         self.python, self.task = engine, task
-        config = engine_yaml(folder, bucket.name, task)
+        config = engine_yaml(folder, bucket, task)
         super().__init__(folder, bucket, environment, config)
         for path in (material / "model").iterdir():
             bucket.write(f"models/tiny/{path.name}", path.read_bytes())
@@ -69,7 +61,7 @@ class EngineRun(Run):
         self.environment.update(MLFLOW_TRACKING_URI=self.tracker["trackingUri"], MLFLOW_RUN_ID=self.tracker["runId"])
 
     def attempt(self, number=0, **changes):
-        model = {"weights": f"s3://{self.bucket.name}/models/tiny", "revision": None,
+        model = {"weights": self.bucket.uri("models/tiny"), "revision": None,
                  "local": str(self.folder / "scratch/model"), "chatTemplate": None, "padToken": None}
         task = self.task.upper().replace("-", "_")
         return self.start(
@@ -116,11 +108,11 @@ def remove_shared_memory(folder):
 
 
 @pytest.fixture
-def make_run(engine, material, tmp_path, bucket, s3_environment, operator):
-    def make(task):
+def make_run(engine, material, tmp_path, operator):
+    def make(task, bucket, environment):
         folder = tmp_path / "run"
         folder.mkdir()
-        return EngineRun(task, engine, folder, bucket, {**s3_environment, **operator.environment()}, material)
+        return EngineRun(task, engine, folder, bucket, {**environment, **operator.environment()}, material)
 
     yield make
     remove_shared_memory(tmp_path)
@@ -133,8 +125,8 @@ def done(run, process, code=0):
     return message
 
 
-def test_engine_instruction_finetune_from_start_to_one_registered_version(make_run, operator):
-    run = make_run("instruction-finetune")
+def test_engine_instruction_finetune_from_start_to_one_registered_version(make_run, operator, bucket, s3_environment):
+    run = make_run("instruction-finetune", bucket, s3_environment)
     run.engine["max_duration"] = "4ep"
     message = done(run, run.attempt(keepCheckpoints=2))
     steps = message["step"]
@@ -153,7 +145,7 @@ def test_engine_instruction_finetune_from_start_to_one_registered_version(make_r
     assert (marker["uid"], marker["step"], marker["metrics"]) == (run.uid, steps, message["metrics"])
 
     # The operator heard of it live: in order, with every number.
-    assert operator.bodies[0].get("waitingFor", {}).get("what") == "weights"
+    assert operator.bodies[0]["waitingFor"]["what"] in ("weights", "initialisation")
     assert {body["start"] for body in operator.bodies} == {operator.bodies[0]["start"]}
     assert [body["sequence"] for body in operator.bodies] == sorted({body["sequence"] for body in operator.bodies})
     assert operator.steps() == sorted(operator.steps()) and operator.steps()[-1] == steps
@@ -189,29 +181,36 @@ def test_engine_instruction_finetune_from_start_to_one_registered_version(make_r
     assert registered == [[1, {"finetune.run-uid": run.uid}, run.tracker["runId"]], True, "text-generation"]
 
 
-def test_engine_stop_resume_kill_and_export_only_are_one_training(make_run, operator):
-    run = make_run("continued-pretrain")
+def test_engine_stop_resume_kill_and_export_only_are_one_training(make_run, operator, google_gate, google_bucket, google_environment):
+    run, gate = make_run("continued-pretrain", google_bucket, google_environment), google_gate
+    run.through(gate)
     # 16 steps of 8 rows of 64 tokens.
     run.engine["save_interval"] = "1024tok"
     process = run.attempt(0)
-    wait_until(lambda: any(step >= 3 for step in operator.steps()), SECONDS, "three steps")
+    wait_until(lambda: "training starts at step 0" in run.output(), SECONDS, "the first step")
     process.send_signal(signal.SIGTERM)
     stopped = done(run, process, 60)
     at = stopped["step"]
-    assert stopped["outcome"] == "stopped" and 3 <= at < 16
+    assert stopped["outcome"] == "stopped" and 1 <= at < 16
     assert stopped["checkpoint"]["step"] == at
     assert run.read("checkpoints/latest-rank0.pt.symlink").endswith(stopped["checkpoint"]["uri"].rsplit("/", 1)[1])
     assert run.read("completed.json") is None
 
-    # The next attempt goes on from there and is killed when the last checkpoint is complete, before the marker.
-    before = len(operator.bodies)
+    # The next attempt goes on from there and is killed as soon as the last checkpoint is complete, before the marker.
+    started = threading.Event()
+
+    def kill_at_the_last_link(method, path, body):
+        if method in ("PUT", "POST") and b".symlink" in body and b"-ba16-" in body:
+            started.wait(10)
+            end(process)
+
+    gate.served = kill_at_the_last_link
     process = run.attempt(1, expectedCheckpoint=stopped["checkpoint"]["uri"])
-    wait_until(lambda: "-ba16-" in (run.read("checkpoints/latest-rank0.pt.symlink") or ""), SECONDS, "the last checkpoint")
-    process.kill()
-    end(process)
-    assert run.read("completed.json") is None
-    resumed = [body["progress"]["step"] for body in operator.bodies[before:] if body.get("progress")]
-    assert min(resumed) > at
+    started.set()
+    assert process.wait(SECONDS) == -signal.SIGKILL, run.output()
+    gate.served = lambda method, path, body: None
+    assert "-ba16-" in run.read("checkpoints/latest-rank0.pt.symlink") and run.read("completed.json") is None
+    assert f"training starts at step {at}" in run.output().splitlines()
 
     # Only the export is missing: nothing is trained again.
     run.bucket.delete([key for key, _ in run.bucket.list("team-a/my-run/hf_checkpoints/")])
@@ -230,6 +229,9 @@ def test_engine_stop_resume_kill_and_export_only_are_one_training(make_run, oper
     assert tracked["id"] == run.tracker["runId"]
     assert set(tracked["steps"]) == set(range(16))
 
+    # A key that may only use objects is enough.
+    assert not {f"/storage/v1/b/{run.bucket.name}", "/storage/v1/b"} & gate.paths
+
     # And once more: the marker answers.
     began = time.monotonic()
     again = done(run, run.attempt(3))
@@ -237,8 +239,8 @@ def test_engine_stop_resume_kill_and_export_only_are_one_training(make_run, oper
     assert time.monotonic() - began < 30
 
 
-def test_engine_chat_completion_prompts_go_through_the_chat_template(make_run, operator):
-    run = make_run("chat-completion")
+def test_engine_chat_completion_prompts_go_through_the_chat_template(make_run, operator, volume):
+    run = make_run("chat-completion", volume, volume.environment)
     run.engine["max_duration"] = "10ba"
     # As the compiler writes text of users.
     run.engine["callbacks"]["generate_callback"]["prompts"] = ["What is the capital of France?", r"What is \${oc.env:HOME}?"]
@@ -253,8 +255,8 @@ def test_engine_chat_completion_prompts_go_through_the_chat_template(make_run, o
     assert prompts == ["<|user|>\nWhat is the capital of France?</s>\n<|assistant|>\n", "<|user|>\nWhat is ${oc.env:HOME}?</s>\n<|assistant|>\n"]
 
 
-def test_engine_an_infinite_loss_ends_the_run_without_a_bad_checkpoint(make_run):
-    run = make_run("chat-completion")
+def test_engine_an_infinite_loss_ends_the_run_without_a_bad_checkpoint(make_run, bucket, s3_environment):
+    run = make_run("chat-completion", bucket, s3_environment)
     run.engine.update(max_duration="20ba", save_interval="1ba")
     run.engine["optimizer"]["lr"] = 1e30
     run.engine["algorithms"] = {}

@@ -99,6 +99,6 @@ def test_the_examples_are_json_compatible_and_accepted(run, read):
     from conftest import HERE, engine_yaml
 
     for path in sorted((HERE / "data").glob("*.yaml")):
-        run.engine = engine_yaml(run.folder, run.bucket.name, path.stem)
+        run.engine = engine_yaml(run.folder, run.bucket, path.stem)
         assert json.loads(json.dumps(run.engine)) == yaml.safe_load(yaml.safe_dump(run.engine))
         assert read()["save_folder"] == f"{run.outputs}/checkpoints"

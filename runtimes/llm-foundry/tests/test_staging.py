@@ -1,6 +1,7 @@
 """Weights come to the node whole, with the overrides of their tokenizer."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,16 +76,16 @@ def test_a_pad_token_out_of_the_vocabulary_is_refused(weights, tmp_path):
 
 
 def test_missing_weights_are_a_data_error(bucket, tmp_path):
-    with pytest.raises(DataUnusable, match="there are no weights"):
+    with pytest.raises(DataUnusable, match="there is nothing at"):
         stage(model(f"s3://{bucket.name}/nothing", tmp_path / "model"))
     bucket.write("odd/readme.txt", b"x")
     with pytest.raises(DataUnusable, match="no config.json"):
         stage(model(f"s3://{bucket.name}/odd", tmp_path / "model"))
 
 
-@pytest.mark.parametrize("uri", ["gs://b/x", "https://h/x", "/local"])
+@pytest.mark.parametrize("uri", ["https://h/x", "/local", "dbfs:/FileStore/x", "dbfs:/Volumes/catalog/schema", "s3:///x"])
 def test_other_places_are_refused(uri, tmp_path):
-    with pytest.raises(ConfigRefused, match="s3://, pvc:// and hf://"):
+    with pytest.raises(ConfigRefused, match=re.escape(uri)):
         stage(model(uri, tmp_path / "model"))
 
 
