@@ -45,9 +45,16 @@ impl ChatTemplate {
         environment.set_syntax(syntax.build().map_err(|error| TemplateError(error.to_string()))?);
         environment.set_fuel(Some(FUEL));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(methods);
+        environment.add_filter("trim", trim);
         environment.set_formatter(format_as_python);
         environment.add_filter("tojson", to_json);
+        // In Python a text is a sequence, nothing can be looped over but what has items, and what is undefined has none.
+        let has_items =
+            |value: &Value| matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Undefined);
+        environment.add_test("iterable", has_items);
+        environment.add_test("sequence", move |value: &Value| has_items(value) && value.kind() != ValueKind::Iterable);
+        environment.add_filter("length", |value: &Value| if value.is_undefined() { Ok(0) } else { minijinja::filters::length(value) });
         environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -112,15 +119,50 @@ fn now(format: &str) -> Result<String, minijinja::Error> {
     jiff::fmt::strtime::format(format, &jiff::Zoned::now()).map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
 }
 
+/// Python's methods.
+fn methods(state: &mut minijinja::State<'_, '_>, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, minijinja::Error> {
+    match (value.as_str(), method, arguments) {
+        (Some(text), "strip", []) => Ok(Value::from(text.trim_matches(is_blank))),
+        (Some(text), "lstrip", []) => Ok(Value::from(text.trim_start_matches(is_blank))),
+        (Some(text), "rstrip", []) => Ok(Value::from(text.trim_end_matches(is_blank))),
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments),
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // a filter gets its arguments by value
+fn trim(value: &Value, characters: Option<String>) -> String {
+    let text = value.to_string();
+    match characters {
+        Some(characters) => text.trim_matches(|c| characters.contains(c)).to_owned(),
+        None => text.trim_matches(is_blank).to_owned(),
+    }
+}
+
+/// What Python calls white space: that of Unicode, and the four separators of ASCII.
+fn is_blank(character: char) -> bool {
+    character.is_whitespace() || ('\x1c'..='\x1f').contains(&character)
+}
+
 /// Python writes these values with a capital letter.
 fn format_as_python(out: &mut minijinja::Output<'_>, state: &mut minijinja::State<'_, '_>, value: &Value) -> Result<(), minijinja::Error> {
     let text = match value.kind() {
         ValueKind::None => "None",
         ValueKind::Bool if value.is_true() => "True",
         ValueKind::Bool => "False",
+        ValueKind::Number => return Ok(out.write_str(&number(value))?),
         _ => return minijinja::escape_formatter(out, state, value),
     };
     Ok(out.write_str(text)?)
+}
+
+/// A number as Python writes it: very large and very small ones with an exponent of at least two digits.
+fn number(value: &Value) -> String {
+    let float = if value.is_integer() { None } else { f64::try_from(value.clone()).ok() };
+    let Some(float) = float.filter(|float| *float != 0.0 && !(1e-4..1e16).contains(&float.abs())) else { return value.to_string() };
+    let scientific = format!("{float:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else { return value.to_string() };
+    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+    format!("{digits}e{sign}{exponent:0>2}")
 }
 
 /// Python's `json.dumps` with its spaces, and without HTML escapes.
@@ -128,11 +170,14 @@ fn format_as_python(out: &mut minijinja::Output<'_>, state: &mut minijinja::Stat
 fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
     let ascii: Option<bool> = options.get("ensure_ascii")?;
-    let _: Option<Value> = options.get("separators")?;
+    let separators: Option<Vec<String>> = options.get("separators")?;
     let sorted: Option<bool> = options.get("sort_keys")?;
     options.assert_all_used()?;
+    let mut separators = separators.unwrap_or_default().into_iter();
+    let comma = separators.next().unwrap_or_else(|| if indent.is_some() { "," } else { ", " }.to_owned());
+    let colon = separators.next().unwrap_or_else(|| ": ".to_owned());
     let mut text = String::new();
-    JsonStyle { indent, ascii: ascii.unwrap_or(false), sorted: sorted.unwrap_or(false) }.write(value, 0, &mut text)?;
+    JsonStyle { indent, ascii: ascii.unwrap_or(false), sorted: sorted.unwrap_or(false), comma, colon }.write(value, 0, &mut text)?;
     Ok(text)
 }
 
@@ -140,15 +185,16 @@ struct JsonStyle {
     indent: Option<usize>,
     ascii: bool,
     sorted: bool,
+    comma: String,
+    colon: String,
 }
 
 impl JsonStyle {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), minijinja::Error> {
         match value.kind() {
             ValueKind::None => out.push_str("null"),
-            ValueKind::Bool | ValueKind::Number => {
-                let _ = write!(out, "{value}");
-            }
+            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => out.push_str(&number(value)),
             ValueKind::String => self.write_string(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items = value.try_iter()?.map(|item| (None, item)).collect();
@@ -183,12 +229,12 @@ impl JsonStyle {
         let empty = items.is_empty();
         for (index, (key, item)) in items.into_iter().enumerate() {
             if index > 0 {
-                out.push_str(if self.indent.is_some() { "," } else { ", " });
+                out.push_str(&self.comma);
             }
             self.new_line(depth + 1, out);
             if let Some(key) = key {
                 self.write_string(&key, out);
-                out.push_str(": ");
+                out.push_str(&self.colon);
             }
             self.write(&item, depth + 1, out)?;
         }

@@ -13,7 +13,7 @@ enum Node {
 }
 
 /// Texts that rows are made of: words, blanks, scripts, control characters, and tokens that mean something to a model.
-const PIECES: [&str; 46] = [
+const PIECES: [&str; 47] = [
     "the",
     " quick",
     " brown fox",
@@ -43,6 +43,7 @@ const PIECES: [&str; 46] = [
     "\t",
     "\u{0}",
     "\u{1b}",
+    "\u{1f}",
     "\u{7f}",
     "\"",
     "\\",
@@ -90,6 +91,9 @@ const VALUES: [&str; 22] = [
     "{\"role\": \"user\", \"role\": \"user\"}",
 ];
 
+/// Pieces in the longest texts of rows.
+const MOST_PIECES: usize = 4000;
+
 /// A row, with the task that it was made for.
 pub(crate) struct Line {
     pub(crate) chat: bool,
@@ -125,25 +129,26 @@ fn one<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
     of[rng.usize(..of.len())]
 }
 
-fn text(rng: &mut Rng) -> String {
+/// A text of at most so many pieces.
+pub(crate) fn text(rng: &mut Rng, pieces: usize) -> String {
     let count = match rng.u8(..100) {
         0..4 => 0,
         4..70 => rng.usize(1..8),
         70..98 => rng.usize(8..120),
         _ => rng.usize(120..4000),
     };
-    (0..count).map(|_| one(rng, &PIECES)).collect()
+    (0..count.min(pieces)).map(|_| one(rng, &PIECES)).collect()
 }
 
 fn pair(rng: &mut Rng) -> Node {
     let answer = if rng.bool() { "response" } else { "completion" };
-    let mut keys = vec![("prompt".to_owned(), Node::Text(text(rng))), (answer.to_owned(), Node::Text(text(rng)))];
+    let mut keys = vec![("prompt".to_owned(), Node::Text(text(rng, MOST_PIECES))), (answer.to_owned(), Node::Text(text(rng, MOST_PIECES)))];
     rng.shuffle(&mut keys);
     Node::Map(keys)
 }
 
 fn message(rng: &mut Rng, role: &str) -> Node {
-    let mut keys = vec![("role".to_owned(), Node::Text(role.to_owned())), ("content".to_owned(), Node::Text(text(rng)))];
+    let mut keys = vec![("role".to_owned(), Node::Text(role.to_owned())), ("content".to_owned(), Node::Text(text(rng, MOST_PIECES)))];
     rng.shuffle(&mut keys);
     Node::Map(keys)
 }

@@ -180,7 +180,24 @@ def judge_rows(model, rows, contexts, out, **_):
     return {}
 
 
-TASKS = {"model": make_model, "rows": judge_rows}
+def render_templates(model, cases, **_):
+    import jinja2
+    from llmfoundry.tokenizers import get_date_string
+
+    tokenizer, rendered = load(model), []
+    for template, messages, prompt_next in cases:
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=prompt_next, date_string=get_date_string()
+            )
+            rendered.append({"text": text})
+        except Exception as error:
+            raised = str(error) if type(error) is jinja2.exceptions.TemplateError else None
+            rendered.append({"error": f"{type(error).__name__}: {error}", "raised": raised})
+    return {"rendered": rendered}
+
+
+TASKS = {"model": make_model, "rows": judge_rows, "templates": render_templates}
 
 for question in sys.stdin:
     question = json.loads(question)

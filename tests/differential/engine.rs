@@ -40,9 +40,9 @@ pub(crate) fn ask(question: &Value) -> Value {
     answer
 }
 
-/// Makes a small model of this kind, without weights, and loads it as the data path does.
-pub(crate) fn model(kind: &str) -> (PathBuf, Model) {
-    let folder = scratch(&format!("model-{kind}"));
+/// Makes a small model of this kind for a test, and loads it as the data path does.
+pub(crate) fn model(test: &str, kind: &str) -> (PathBuf, Model) {
+    let folder = scratch(&format!("{test}-{kind}"));
     ask(&json!({"do": "model", "kind": kind, "folder": folder}));
     let read = |name| std::fs::read(folder.join(name)).ok();
     let files = TokenizerFiles {

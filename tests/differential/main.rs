@@ -6,3 +6,4 @@
 mod corpus;
 mod engine;
 mod rows;
+mod templates;

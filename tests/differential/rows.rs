@@ -100,9 +100,9 @@ fn ours(line: &Line, model: &Model, contexts: &[u32]) -> Ours {
 
 /// Judges the same rows by the engine and by the data path; gives how often each verdict came.
 fn compare(kind: &str, seed: u64, count: usize, contexts: &[u32]) -> BTreeMap<String, usize> {
-    let (folder, model) = engine::model(kind);
+    let (folder, model) = engine::model("rows", kind);
     let lines = corpus::rows(seed, count);
-    let files = engine::scratch(&format!("rows-{kind}"));
+    let files = engine::scratch(&format!("rows-of-{kind}"));
     let write = |name: &str, lines: &mut dyn Iterator<Item = &Line>| {
         let bytes: Vec<u8> = lines.flat_map(|line| line.bytes.iter().copied().chain([b'\n'])).collect();
         std::fs::write(files.join(name), &bytes).expect("the rows are written");
