@@ -41,6 +41,9 @@ async fn main() -> ExitCode {
 }
 
 async fn demo() -> Result<()> {
+    if std::env::var_os("KUBECONFIG").is_some() {
+        println!("KUBECONFIG is set and left alone: the demo brings a cluster of its own. For yours see README.md, \"On your own cluster\".\n");
+    }
     println!("Setting up");
     let bed = Bed::up(Built::from_env()?, CLUSTER).await?;
 
