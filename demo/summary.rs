@@ -87,7 +87,7 @@ pub(crate) async fn where_to_look(bed: &Bed, runs: &[FinetuneRun]) -> Result<()>
             println!("  MLflow, {}: {}/#/{path}", run.name_any(), bed.mlflow);
         }
     }
-    for (key, size) in bed.keys("out", "").await?.iter().filter(|(key, _)| key.contains("/hf_checkpoints/") && key.ends_with("config.json")) {
+    for (key, size) in bed.keys("out", "").await?.iter().filter(|(key, _)| key.contains("/hf_checkpoints/") && key.ends_with("/config.json")) {
         println!("  s3://out/{key} ({size} bytes)");
     }
     println!("Take it down: make down");

@@ -1,6 +1,7 @@
 //! What the end of a preflight means; pure.
 
 use super::draft::{Draft, failure};
+use crate::api::TaskType;
 use crate::api::condition::ConditionType;
 use crate::api::status::{CurrentJob, DataSet, DataStatus, EventType, Failure, FailureClass, MlflowRun, Stage, Tracking};
 use crate::controller::classify::{self, cut};
@@ -72,7 +73,7 @@ fn passed(draft: &mut Draft<'_>, current: &CurrentJob, verdict: &Verdict) {
     }
     match data_status(draft, verdict) {
         Ok(data) => {
-            let text = describe(&data);
+            let text = describe(&data, draft.seen.run.spec.task_type);
             draft.set(ConditionType::DataReady, Some(true), "Validated", &text);
             if first {
                 draft.event(EventType::DataValidated, &text);
@@ -83,12 +84,13 @@ fn passed(draft: &mut Draft<'_>, current: &CurrentJob, verdict: &Verdict) {
     }
 }
 
-fn describe(data: &DataStatus) -> String {
+fn describe(data: &DataStatus, task: TaskType) -> String {
     let Some(train) = &data.train else { return String::new() };
     let count = |n: i64, what: &str| if n > 0 { format!("; {n} {what}") } else { String::new() };
     format!(
-        "{} rows, {} tokens{}{}{}{}{}",
+        "{} {}, {} tokens{}{}{}{}{}",
         train.rows,
+        if task == TaskType::ContinuedPretrain { "files" } else { "rows" },
         train.tokens,
         count(train.dropped, "dropped because nothing in them can be trained on within the context length"),
         count(train.too_long, "longer than the context length"),
