@@ -10,8 +10,8 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// Some whole lines of one file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Place in the stream, from 0.
-    pub number: u64,
+    /// Bytes of the file before it, decompressed.
+    pub offset: u64,
     /// Line number of the first line, from 1.
     pub first_line: u64,
     /// The lines; each but perhaps the last ends with a line feed.
@@ -20,23 +20,60 @@ pub struct Block {
     pub too_long: bool,
 }
 
+/// Gives the rows of a file in blocks, from wherever it was told to begin.
+pub trait Cut {
+    /// The next block; none at the end.
+    fn next_block(&mut self) -> io::Result<Option<Block>>;
+}
+
 /// Cuts a reader into blocks.
 pub struct Blocks<R> {
     reader: R,
     pending: Vec<u8>,
-    number: u64,
+    offset: u64,
     line: u64,
     ended: bool,
 }
 
 impl<R: Read> Blocks<R> {
-    /// Blocks of everything that `reader` gives.
-    pub fn new(reader: R) -> Self {
-        Self { reader, pending: Vec::new(), number: 0, line: 1, ended: false }
+    /// Blocks of everything that `reader` gives: a file from its `offset`, where line `line` begins.
+    pub fn new(reader: R, offset: u64, line: u64) -> Self {
+        Self { reader, pending: Vec::new(), offset, line, ended: false }
     }
 
-    /// The next block; none at the end.
-    pub fn next_block(&mut self) -> io::Result<Option<Block>> {
+    fn block(&mut self, bytes: Vec<u8>, too_long: bool) -> Block {
+        let lines = if too_long { 1 } else { memchr::memchr_iter(b'\n', &bytes).count() as u64 };
+        let block = Block { offset: self.offset, first_line: self.line, bytes, too_long };
+        // Behind a line that is too long the offset is wrong, but nothing goes on from behind a bad row.
+        self.offset += block.bytes.len() as u64;
+        self.line += lines;
+        block
+    }
+
+    fn fill(&mut self, wanted: usize) -> io::Result<()> {
+        let missing = wanted.saturating_sub(self.pending.len()) as u64;
+        let read = self.reader.by_ref().take(missing).read_to_end(&mut self.pending)?;
+        self.ended = (read as u64) < missing;
+        Ok(())
+    }
+
+    fn skip_line(&mut self) -> io::Result<()> {
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.pending) {
+                self.pending.drain(..=end);
+                return Ok(());
+            }
+            self.pending.clear();
+            self.fill(BLOCK_BYTES)?;
+            if self.ended && self.pending.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl<R: Read> Cut for Blocks<R> {
+    fn next_block(&mut self) -> io::Result<Option<Block>> {
         loop {
             if !self.ended && self.pending.len() < BLOCK_BYTES {
                 self.fill(BLOCK_BYTES)?;
@@ -60,35 +97,6 @@ impl<R: Read> Blocks<R> {
             }
             let wanted = (self.pending.len() * 2).min(MAX_LINE_BYTES + 1);
             self.fill(wanted)?;
-        }
-    }
-
-    fn block(&mut self, bytes: Vec<u8>, too_long: bool) -> Block {
-        let lines = if too_long { 1 } else { memchr::memchr_iter(b'\n', &bytes).count() as u64 };
-        let block = Block { number: self.number, first_line: self.line, bytes, too_long };
-        self.number += 1;
-        self.line += lines;
-        block
-    }
-
-    fn fill(&mut self, wanted: usize) -> io::Result<()> {
-        let missing = wanted.saturating_sub(self.pending.len()) as u64;
-        let read = self.reader.by_ref().take(missing).read_to_end(&mut self.pending)?;
-        self.ended = (read as u64) < missing;
-        Ok(())
-    }
-
-    fn skip_line(&mut self) -> io::Result<()> {
-        loop {
-            if let Some(end) = memchr::memchr(b'\n', &self.pending) {
-                self.pending.drain(..=end);
-                return Ok(());
-            }
-            self.pending.clear();
-            self.fill(BLOCK_BYTES)?;
-            if self.ended && self.pending.is_empty() {
-                return Ok(());
-            }
         }
     }
 }
@@ -121,7 +129,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
-        let mut blocks = Blocks::new(bytes);
+        let mut blocks = Blocks::new(bytes, 0, 1);
         let mut all = Vec::new();
         while let Some(block) = blocks.next_block().unwrap() {
             assert!(!block.too_long);
@@ -150,7 +158,7 @@ mod tests {
     #[test]
     fn a_line_beyond_the_bound_is_reported_once_and_read_past() {
         let reader = Read::chain(io::repeat(b'x').take(200 << 20), &b"\nnext\n"[..]);
-        let mut blocks = Blocks::new(Read::chain(&b"first\n"[..], reader));
+        let mut blocks = Blocks::new(Read::chain(&b"first\n"[..], reader), 0, 1);
         let first = blocks.next_block().unwrap().unwrap();
         assert_eq!((first.first_line, first.bytes.as_slice(), first.too_long), (1, &b"first\n"[..], false));
         let long = blocks.next_block().unwrap().unwrap();
@@ -162,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_line_beyond_the_bound_at_the_end_ends_the_stream() {
-        let mut blocks = Blocks::new(io::repeat(b'x').take(MAX_LINE_BYTES as u64 + 2));
+        let mut blocks = Blocks::new(io::repeat(b'x').take(MAX_LINE_BYTES as u64 + 2), 0, 1);
         assert!(blocks.next_block().unwrap().unwrap().too_long);
         assert!(blocks.next_block().unwrap().is_none());
     }

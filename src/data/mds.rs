@@ -5,7 +5,7 @@
 
 use std::io::Write as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 /// A shard is closed before it grows beyond this many bytes (uncompressed).
@@ -80,7 +80,7 @@ pub fn write_tokens(out: &mut Vec<u8>, tokens: &[u32]) {
 
 /// Puts samples into shards.
 pub struct ShardWriter {
-    layout: Layout,
+    limit: usize,
     config: String,
     shards: usize,
     sizes: Vec<u32>,
@@ -98,29 +98,34 @@ pub struct Shard {
     body: Vec<u8>,
 }
 
-/// One shard as it is stored, and what the index says about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredShard {
-    /// File name.
-    pub name: String,
-    /// File content.
-    pub bytes: Vec<u8>,
+/// What the index must know of a stored shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Stored {
     /// Samples in it.
-    pub samples: usize,
+    pub samples: u64,
+    /// Size of the file.
+    pub bytes: u64,
     /// Size before compression.
-    pub raw_bytes: usize,
+    pub raw_bytes: u64,
+}
+
+/// The file of the shard with this number.
+#[must_use]
+pub fn shard_name(number: usize) -> String {
+    format!("shard.{number:05}.mds.zstd")
 }
 
 #[derive(Serialize)]
 struct FileInfo {
     basename: String,
-    bytes: usize,
+    bytes: u64,
     hashes: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What the index says about one shard; the fields are in alphabetical order, as the format's own writer has them.
 #[derive(Serialize)]
-pub struct ShardInfo {
+struct ShardInfo {
     column_encodings: &'static [&'static str],
     column_names: &'static [&'static str],
     column_sizes: Vec<Option<usize>>,
@@ -128,20 +133,20 @@ pub struct ShardInfo {
     format: &'static str,
     hashes: [&'static str; 0],
     raw_data: FileInfo,
-    samples: usize,
+    samples: u64,
     size_limit: usize,
     version: u32,
     zip_data: FileInfo,
 }
 
 impl ShardWriter {
-    /// A writer of samples of one layout.
+    /// A writer of samples of one layout into shards of at most `limit` bytes, behind `shards` that are there already.
     #[must_use]
-    pub fn new(layout: Layout) -> Self {
+    pub fn new(layout: Layout, limit: usize, shards: usize) -> Self {
         let sizes: Vec<Option<usize>> = layout.names().iter().map(|_| None).collect();
         let config = json!({"column_encodings": layout.encodings(), "column_names": layout.names(), "column_sizes": sizes,
-            "compression": "zstd", "format": "mds", "hashes": [], "size_limit": SHARD_BYTES, "version": 2});
-        Self { layout, config: config.to_string(), shards: 0, sizes: Vec::new(), samples: Vec::new() }
+            "compression": "zstd", "format": "mds", "hashes": [], "size_limit": limit, "version": 2});
+        Self { limit, config: config.to_string(), shards, sizes: Vec::new(), samples: Vec::new() }
     }
 
     /// Adds one encoded sample; gives back the shard that was closed because the sample did not fit into it.
@@ -150,7 +155,7 @@ impl ShardWriter {
     /// If a sample has 4 GiB or more; rows are bounded far below.
     pub fn push(&mut self, sample: &[u8]) -> Option<Shard> {
         let size = 4 + 4 + self.config.len() + self.samples.len() + 4 * self.sizes.len();
-        let closed = if size + sample.len() + 4 > SHARD_BYTES { self.close() } else { None };
+        let closed = if size + sample.len() + 4 > self.limit { self.close() } else { None };
         self.sizes.push(u32::try_from(sample.len()).expect("a sample is smaller than 4 GiB"));
         self.samples.extend_from_slice(sample);
         closed
@@ -179,51 +184,46 @@ impl ShardWriter {
         self.shards += 1;
         Some(Shard { number, samples: count as usize, head, body: std::mem::take(&mut self.samples) })
     }
-
-    /// What the index says about a stored shard.
-    #[must_use]
-    pub fn describe(layout: Layout, shard: &StoredShard) -> ShardInfo {
-        let file = |basename: String, bytes| FileInfo { basename, bytes, hashes: serde_json::Map::new() };
-        let raw_name = shard.name.trim_end_matches(".zstd").to_owned();
-        ShardInfo {
-            column_encodings: layout.encodings(),
-            column_names: layout.names(),
-            column_sizes: layout.names().iter().map(|_| None).collect(),
-            compression: "zstd",
-            format: "mds",
-            hashes: [],
-            raw_data: file(raw_name, shard.raw_bytes),
-            samples: shard.samples,
-            size_limit: SHARD_BYTES,
-            version: 2,
-            zip_data: file(shard.name.clone(), shard.bytes.len()),
-        }
-    }
-
-    /// The layout of the samples.
-    #[must_use]
-    pub fn layout(&self) -> Layout {
-        self.layout
-    }
 }
 
 impl Shard {
+    /// Size before compression.
+    #[must_use]
+    pub fn raw_bytes(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+
     /// Compresses the shard. The reader needs the size in the frame's header.
-    pub fn store(self) -> std::io::Result<StoredShard> {
-        let raw_bytes = self.head.len() + self.body.len();
+    pub fn store(self) -> std::io::Result<(Vec<u8>, Stored)> {
+        let raw_bytes = self.raw_bytes();
         let mut encoder = zstd::stream::Encoder::new(Vec::with_capacity(raw_bytes / 4), ZSTD_LEVEL)?;
         encoder.set_pledged_src_size(Some(raw_bytes as u64))?;
         encoder.write_all(&self.head)?;
         encoder.write_all(&self.body)?;
         let bytes = encoder.finish()?;
-        let name = format!("shard.{:05}.mds.zstd", self.number);
-        Ok(StoredShard { name, bytes, samples: self.samples, raw_bytes })
+        let stored = Stored { samples: self.samples as u64, bytes: bytes.len() as u64, raw_bytes: raw_bytes as u64 };
+        Ok((bytes, stored))
     }
 }
 
 /// The index of a finished data set.
 #[must_use]
-pub fn index(shards: &[ShardInfo]) -> String {
+pub fn index(layout: Layout, limit: usize, shards: &[Stored]) -> String {
+    let file = |basename: String, bytes| FileInfo { basename, bytes, hashes: serde_json::Map::new() };
+    let info = |(number, stored): (usize, &Stored)| ShardInfo {
+        column_encodings: layout.encodings(),
+        column_names: layout.names(),
+        column_sizes: layout.names().iter().map(|_| None).collect(),
+        compression: "zstd",
+        format: "mds",
+        hashes: [],
+        raw_data: file(shard_name(number).trim_end_matches(".zstd").to_owned(), stored.raw_bytes),
+        samples: stored.samples,
+        size_limit: limit,
+        version: 2,
+        zip_data: file(shard_name(number), stored.bytes),
+    };
+    let shards: Vec<_> = shards.iter().enumerate().map(info).collect();
     json!({"shards": shards, "version": 2}).to_string()
 }
 
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_shard_has_the_bytes_of_the_format() {
-        let mut writer = ShardWriter::new(Layout::Pair);
+        let mut writer = ShardWriter::new(Layout::Pair, SHARD_BYTES, 0);
         let mut sample = Vec::new();
         write_sample(&mut sample, &[b"ab", "é".as_bytes()]);
         assert!(writer.push(&sample).is_none());
@@ -272,22 +272,22 @@ mod tests {
 
     #[test]
     fn samples_are_read_back_from_a_compressed_shard() {
-        let mut writer = ShardWriter::new(Layout::Pair);
+        let mut writer = ShardWriter::new(Layout::Pair, SHARD_BYTES, 0);
         for row in 0..300 {
             let mut sample = Vec::new();
             write_sample(&mut sample, &[format!("prompt {row}").as_bytes(), b""]);
             assert!(writer.push(&sample).is_none());
         }
-        let stored = writer.close().unwrap().store().unwrap();
-        let raw = zstd::bulk::decompress(&stored.bytes, stored.raw_bytes).unwrap();
+        let (bytes, stored) = writer.close().unwrap().store().unwrap();
+        let raw = zstd::bulk::decompress(&bytes, usize::try_from(stored.raw_bytes).unwrap()).unwrap();
         let rows = read_back(&raw, 2);
-        assert_eq!((stored.name.as_str(), rows.len()), ("shard.00000.mds.zstd", 300));
+        assert_eq!((stored.samples, stored.bytes, rows.len()), (300, bytes.len() as u64, 300));
         assert_eq!(rows[299], [b"prompt 299".to_vec(), Vec::new()]);
     }
 
     #[test]
     fn a_shard_is_closed_before_it_outgrows_its_limit() {
-        let mut writer = ShardWriter::new(Layout::Chat);
+        let mut writer = ShardWriter::new(Layout::Chat, SHARD_BYTES, 0);
         let sample = vec![b' '; 40 << 20];
         assert!(writer.push(&sample).is_none());
         let first = writer.push(&sample).unwrap();
@@ -311,9 +311,8 @@ mod tests {
 
     #[test]
     fn the_index_says_what_the_reader_needs() {
-        let stored = StoredShard { name: "shard.00000.mds.zstd".into(), bytes: vec![0; 5], samples: 2, raw_bytes: 9 };
         assert_eq!(
-            index(&[ShardWriter::describe(Layout::Tokens, &stored)]),
+            index(Layout::Tokens, SHARD_BYTES, &[Stored { samples: 2, bytes: 5, raw_bytes: 9 }]),
             r#"{"shards":[{"column_encodings":["ndarray:int32"],"column_names":["tokens"],"column_sizes":[null],"compression":"zstd","format":"mds","hashes":[],"raw_data":{"basename":"shard.00000.mds","bytes":9,"hashes":{}},"samples":2,"size_limit":67108864,"version":2,"zip_data":{"basename":"shard.00000.mds.zstd","bytes":5,"hashes":{}}}],"version":2}"#
         );
     }

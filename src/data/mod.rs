@@ -13,6 +13,7 @@ pub mod model;
 pub mod ordered;
 pub mod packing;
 pub mod prepare;
+pub mod progress;
 pub mod row;
 pub mod rows;
 pub mod rule;

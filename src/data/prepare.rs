@@ -9,16 +9,18 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
+use super::blocks::Blocks;
 use super::fingerprint::{COMPARED_ROWS, Fingerprints};
 use super::fitting;
 use super::mds::{INDEX, Layout, WRITER_VERSION};
 use super::model::Model;
 use super::packing::Lengths;
-use super::rows::{LISTED_BAD_ROWS, RowReader, RowsError, RowsReport};
+use super::progress::Progress;
+use super::rows::{LISTED_BAD_ROWS, Mark, Output, RowReader, RowsError, RowsReport};
 use super::rule::BadRow;
 use super::sink::{Sink, SinkError};
 use super::source::{Location, SourceError, SourceFile, hex};
-use super::text::{TextError, TextReader};
+use super::text::{TextError, TextReader, TextState};
 use super::turns::Measure;
 use crate::api::TaskType;
 
@@ -62,6 +64,8 @@ pub struct Preparation {
     pub save_folder: Location,
     /// Threads to work on.
     pub threads: usize,
+    /// Largest shard: [`SHARD_BYTES`], but in tests.
+    pub shard_bytes: usize,
 }
 
 /// What became of a source.
@@ -127,11 +131,12 @@ impl Preparation {
         if let Some(kept) = find_kept(&folder).await? {
             return Ok(kept.prepared(&folder));
         }
+        let progress = Progress::find(&folder).await?;
         let this = self.clone();
         let handle = Handle::current();
         let prepared = tokio::task::spawn_blocking(move || match this.task {
-            TaskType::ContinuedPretrain => this.convert_text(&files, digest, &folder, &handle),
-            TaskType::InstructionFinetune | TaskType::ChatCompletion => this.convert_rows(&files, digest, &folder, &handle),
+            TaskType::ContinuedPretrain => this.convert_text(&files, digest, &folder, progress, &handle),
+            TaskType::InstructionFinetune | TaskType::ChatCompletion => this.convert_rows(&files, digest, &folder, progress, &handle),
         });
         prepared.await?
     }
@@ -143,23 +148,32 @@ impl Preparation {
         hash(&all)[..40].to_owned()
     }
 
-    fn convert_rows(&self, files: &[SourceFile], digest: String, folder: &Location, handle: &Handle) -> Result<Prepared, PrepareError> {
+    fn convert_rows(
+        &self,
+        files: &[SourceFile],
+        digest: String,
+        folder: &Location,
+        progress: Option<Progress>,
+        handle: &Handle,
+    ) -> Result<Prepared, PrepareError> {
         let layout = if self.task == TaskType::ChatCompletion { Layout::Chat } else { Layout::Pair };
         let measure = Measure { tokenizer: &self.model.tokenizer, template: &self.model.template, context: self.context };
         let reader = RowReader { task: self.task, measure: Some(&measure), threads: self.threads, listed: LISTED_BAD_ROWS };
-        let mut sink = Sink::new(layout, folder.clone(), handle.clone());
-        let mut report = RowsReport::default();
+        let known = progress.and_then(|progress| Some((progress.shards, RowsReport::from_state(&progress.state)?)));
+        let known = known.filter(|(_, (_, mark))| mark.file < files.len());
+        let (shards, (mut report, mark)) = known.unwrap_or_else(|| (Vec::new(), (RowsReport::default(), Mark::START)));
+        let mut sink = Sink::new(layout, self.shard_bytes, shards, folder.clone(), handle.clone());
         let mut first_bad = Vec::new();
-        for file in files {
+        for (number, file) in files.iter().enumerate().skip(mark.file) {
             let found = |row| {
                 if first_bad.len() < LISTED_BAD_ROWS {
                     first_bad.push(row);
                 }
             };
-            if let Err(error) = reader.read(&file.name(), file.reader(handle), &mut report, Some(&mut sink), found) {
-                sink.abandon();
-                return Err(error.into());
-            }
+            let from = if number == mark.file { mark } else { Mark::START };
+            let opened = file.reader(handle, from.offset).map_err(|source| RowsError::Read { file: file.name(), source })?;
+            let output = Output { sink: &mut sink, file: number, stored: from.stored };
+            reader.read_blocks(&file.name(), Blocks::new(opened, from.offset, from.line), &mut report, Some(output), found)?;
         }
         report.fingerprints.sort();
         let mut prepared = Prepared {
@@ -181,20 +195,23 @@ impl Preparation {
         Ok(prepared)
     }
 
-    fn convert_text(&self, files: &[SourceFile], digest: String, folder: &Location, handle: &Handle) -> Result<Prepared, PrepareError> {
+    fn convert_text(
+        &self,
+        files: &[SourceFile],
+        digest: String,
+        folder: &Location,
+        progress: Option<Progress>,
+        handle: &Handle,
+    ) -> Result<Prepared, PrepareError> {
         let tokenizer = &self.model.tokenizer;
         let end = tokenizer.encode(tokenizer.end_text(), false);
         let end = end.map_err(|source| TextError::Tokenizer { file: "the text of eos_token".to_owned(), source })?;
         let reader = TextReader { tokenizer, length: self.context as usize, begin: Vec::new(), end, wrap: true, threads: self.threads };
         let names: Vec<_> = files.iter().map(SourceFile::name).collect();
-        let mut sink = Sink::new(Layout::Tokens, folder.clone(), handle.clone());
-        let report = match reader.store(&names, |index| files[index].reader(handle), &mut sink) {
-            Ok(report) => report,
-            Err(error) => {
-                sink.abandon();
-                return Err(error.into());
-            }
-        };
+        let known = progress.and_then(|progress| Some((progress.shards, TextState::from_bytes(&progress.state)?)));
+        let (shards, state) = known.unwrap_or_default();
+        let mut sink = Sink::new(Layout::Tokens, self.shard_bytes, shards, folder.clone(), handle.clone());
+        let report = reader.store(&names, |index| files[index].reader(handle, 0), state, &mut sink)?;
         let mut prepared = Prepared {
             digest,
             rows: report.files,
@@ -227,7 +244,7 @@ impl Preparation {
 }
 
 impl Prepared {
-    /// Makes the converted data complete, or removes them if they cannot be trained on.
+    /// Makes the converted data complete, or removes them if nobody can train on them.
     fn store(&mut self, sink: Sink, folder: &Location, fingerprints: Option<&Fingerprints>) -> Result<(), SinkError> {
         if self.bad > 0 || self.samples == 0 {
             sink.abandon();
@@ -297,87 +314,6 @@ fn hash(value: &serde_json::Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::data::tokenizer::TokenizerFiles;
-    use crate::data::tokenizer::tests::files;
-    use std::path::Path;
-
-    struct Bench {
-        folder: tempfile::TempDir,
-        preparation: Preparation,
-    }
-
-    impl Bench {
-        fn new(task: TaskType, context: u32) -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            std::fs::create_dir_all(folder.path().join("out")).unwrap();
-            let tokenizer: TokenizerFiles = files(&json!({"eos_token": "</s>"}));
-            let model = Arc::new(Model::new(&tokenizer, None).unwrap());
-            let save_folder = Location::of_file(&folder.path().join("out")).unwrap();
-            let preparation = Preparation { task, context, model, save_folder, threads: 2 };
-            Self { folder, preparation }
-        }
-
-        async fn prepare(&self, name: &str, content: &str) -> Result<Prepared, PrepareError> {
-            let path = self.folder.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, content).unwrap();
-            let place = if self.preparation.task == TaskType::ContinuedPretrain { path.parent().unwrap() } else { &path };
-            self.preparation.prepare(&Location::of_file(place).unwrap()).await
-        }
-
-        fn files(&self, prepared: &Prepared) -> Vec<String> {
-            let folder = prepared.mds.as_deref().map_or_else(|| self.folder.path().join("out"), |mds| Path::new(mds).to_owned());
-            let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-            names.sort();
-            names
-        }
-    }
-
-    const ROWS: &str = "{\"prompt\":\"a b\",\"response\":\"c\"}\n{\"prompt\":\"a b c d\",\"response\":\"a\"}\n";
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn rows_are_converted_once_and_found_again() {
-        let bench = Bench::new(TaskType::InstructionFinetune, 4);
-        let first = bench.prepare("rows.jsonl", ROWS).await.unwrap();
-        assert_eq!((first.rows, first.tokens, first.too_long, first.dropped, first.samples, first.cached), (2, 4, 1, 1, 1, false));
-        assert_eq!(bench.files(&first), ["fingerprints.bin", "index.json", "report.json", "shard.00000.mds.zstd"]);
-        let shard = |prepared: &Prepared| std::fs::read(Path::new(prepared.mds.as_deref().unwrap()).join("shard.00000.mds.zstd")).unwrap();
-        let bytes = shard(&first);
-        let second = bench.prepare("rows.jsonl", ROWS).await.unwrap();
-        assert_eq!(second, Prepared { cached: true, ..first.clone() });
-        std::fs::remove_dir_all(first.mds.as_deref().unwrap()).unwrap();
-        let third = bench.prepare("rows.jsonl", ROWS).await.unwrap();
-        assert_eq!((third == first, shard(&third) == bytes), (true, true));
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn other_data_and_other_options_have_other_keys() {
-        let bench = Bench::new(TaskType::InstructionFinetune, 4);
-        let mut keys = std::collections::BTreeSet::new();
-        keys.insert(bench.prepare("rows.jsonl", ROWS).await.unwrap().mds);
-        keys.insert(bench.prepare("rows.jsonl", &ROWS.replace('b', "c")).await.unwrap().mds);
-        let longer = Preparation { context: 8, ..bench.preparation.clone() };
-        keys.insert(longer.prepare(&Location::of_file(&bench.folder.path().join("rows.jsonl")).unwrap()).await.unwrap().mds);
-        assert_eq!(keys.len(), 3);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_bad_row_means_that_nothing_is_stored() {
-        let bench = Bench::new(TaskType::InstructionFinetune, 4);
-        let prepared = bench.prepare("rows.jsonl", &format!("{ROWS}[]\n")).await.unwrap();
-        assert_eq!((prepared.rows, prepared.bad, prepared.mds.as_deref()), (3, 1, None));
-        assert_eq!(prepared.first_bad[0].line, 3);
-        assert_eq!(bench.files(&prepared), [""; 0]);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn text_is_converted_to_samples_of_the_context_length() {
-        let bench = Bench::new(TaskType::ContinuedPretrain, 3);
-        let prepared = bench.prepare("texts/a.txt", "a b c d a b").await.unwrap();
-        assert_eq!((prepared.rows, prepared.tokens, prepared.samples), (1, 6, 2));
-        let tiny = bench.prepare("tiny/a.txt", "a").await.unwrap();
-        assert_eq!((tiny.samples, tiny.mds), (0, None));
-    }
-}
+mod resume_tests;
+#[cfg(test)]
+mod tests;

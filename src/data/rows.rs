@@ -2,13 +2,16 @@
 
 use std::io::{self, Read};
 
-use super::blocks::{Block, Blocks, MAX_LINE_BYTES, lines};
+use serde::{Deserialize, Serialize};
+
+use super::blocks::{Block, Blocks, Cut, MAX_LINE_BYTES, lines};
 use super::fingerprint::{Fingerprints, fingerprint};
 use super::fitting::rounded;
 use super::json::Text;
 use super::mds::write_sample;
 use super::ordered::{Stopped, ordered};
 use super::packing::Lengths;
+use super::progress::split_line;
 use super::row::{Judge, Message, Row};
 use super::rule::{BadRow, Broken, Rule};
 use super::sink::{Sink, SinkError};
@@ -52,7 +55,8 @@ pub enum RowsError {
 }
 
 /// What was found in the rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RowsReport {
     /// Rows read, good and bad.
     pub rows: u64,
@@ -71,11 +75,43 @@ pub struct RowsReport {
     /// How long the rows longer than the context are, rounded.
     pub long: Lengths,
     /// What the first good rows say, dropped ones too.
+    #[serde(skip)]
     pub fingerprints: Fingerprints,
+}
+
+/// Where the rows of several files are read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mark {
+    /// The file, from 0.
+    pub file: usize,
+    /// Bytes of it before, decompressed, or rows of a table.
+    pub offset: u64,
+    /// Its line, from 1.
+    pub line: u64,
+    /// Samples from here on that are stored already.
+    pub stored: u64,
+}
+
+impl Mark {
+    /// The first row of all.
+    pub const START: Self = Self { file: 0, offset: 0, line: 1, stored: 0 };
+}
+
+/// Where samples go.
+pub struct Output<'s> {
+    /// The sink.
+    pub sink: &'s mut Sink,
+    /// Number of the file that is read.
+    pub file: usize,
+    /// Samples from here on that are stored already, and are not stored again.
+    pub stored: u64,
 }
 
 /// What one block gave.
 struct Piece {
+    offset: u64,
+    line: u64,
     report: RowsReport,
     bad: Vec<BadRow>,
     samples: Vec<u8>,
@@ -95,33 +131,40 @@ pub struct RowReader<'m> {
 }
 
 impl RowReader<'_> {
-    /// Reads one file to its end, adds what it finds to `report` and the samples of good rows to `sink`. Each bad row
+    /// Reads a file of lines to its end, adds what it finds to `report` and the samples of good rows to `output`. Each bad row
     /// that is kept goes to `found`, in the order of the file.
     pub fn read(
         &self,
         file: &str,
         bytes: impl Read + Send,
         report: &mut RowsReport,
-        mut sink: Option<&mut Sink>,
+        output: Option<Output<'_>>,
+        found: impl FnMut(BadRow),
+    ) -> Result<(), RowsError> {
+        self.read_blocks(file, Blocks::new(bytes, 0, 1), report, output, found)
+    }
+
+    /// The same for what is left of a file of any kind.
+    pub fn read_blocks(
+        &self,
+        file: &str,
+        mut blocks: impl Cut + Send,
+        report: &mut RowsReport,
+        mut output: Option<Output<'_>>,
         mut found: impl FnMut(BadRow),
     ) -> Result<(), RowsError> {
-        let mut blocks = Blocks::new(bytes);
-        let encode = sink.is_some();
+        let encode = output.is_some();
         let done = ordered(
             self.threads,
             || blocks.next_block().map_err(|source| RowsError::Read { file: file.to_owned(), source }),
             |block| self.block(file, &block, encode),
             |piece: Piece| {
+                // Bad rows mean that the run ends here, so nothing more needs to be stored.
+                if let (Some(output), 0) = (&mut output, report.bad + piece.report.bad) {
+                    output.store(&piece, report)?;
+                }
                 report.add(piece.report);
                 piece.bad.into_iter().for_each(&mut found);
-                // Bad rows mean that the run ends here, so nothing more needs to be stored.
-                if let (Some(sink), 0) = (&mut sink, report.bad) {
-                    let mut start = 0;
-                    for end in piece.ends {
-                        sink.push(&piece.samples[start..end])?;
-                        start = end;
-                    }
-                }
                 Ok(())
             },
         );
@@ -132,7 +175,8 @@ impl RowReader<'_> {
     }
 
     fn block(&self, file: &str, block: &Block, encode: bool) -> Result<Piece, RowsError> {
-        let mut piece = Piece { report: RowsReport::default(), bad: Vec::new(), samples: Vec::new(), ends: Vec::new() };
+        let (offset, line) = (block.offset, block.first_line);
+        let mut piece = Piece { offset, line, report: RowsReport::default(), bad: Vec::new(), samples: Vec::new(), ends: Vec::new() };
         let count_bad = |piece: &mut Piece, line, broken: Broken| {
             piece.report.rows += 1;
             piece.report.bad += 1;
@@ -199,7 +243,44 @@ impl RowReader<'_> {
     }
 }
 
+impl Output<'_> {
+    /// Stores the samples of a piece; `before` is what was found before it.
+    fn store(&mut self, piece: &Piece, before: &RowsReport) -> Result<(), SinkError> {
+        let mut start = 0;
+        for (number, &end) in (0..).zip(&piece.ends) {
+            let sample = &piece.samples[start..end];
+            start = end;
+            if self.stored > 0 {
+                self.stored -= 1;
+                continue;
+            }
+            self.sink.push(sample, || before.state(Mark { file: self.file, offset: piece.offset, line: piece.line, stored: number }))?;
+        }
+        Ok(())
+    }
+}
+
 impl RowsReport {
+    /// All that is needed to go on from `mark`: a line of JSON, then the fingerprints.
+    fn state(&self, mark: Mark) -> Vec<u8> {
+        let mut state = format!("{}\n", serde_json::json!({"mark": mark, "report": self})).into_bytes();
+        state.extend_from_slice(&self.fingerprints.to_bytes());
+        state
+    }
+
+    /// The opposite; none if these bytes are no state.
+    #[must_use]
+    pub fn from_state(state: &[u8]) -> Option<(Self, Mark)> {
+        #[derive(Deserialize)]
+        struct State {
+            mark: Mark,
+            report: RowsReport,
+        }
+        let (line, fingerprints) = split_line(state)?;
+        let State { mark, report } = serde_json::from_slice(line).ok()?;
+        Some((Self { fingerprints: Fingerprints::from_bytes(fingerprints)?, ..report }, mark))
+    }
+
     fn add(&mut self, other: Self) {
         self.rows += other.rows;
         self.bad += other.bad;

@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use tokio::runtime::Handle;
 
-use super::mds::{INDEX, Layout, Shard, ShardInfo, ShardWriter, index};
+use super::mds::{INDEX, Layout, Shard, ShardWriter, Stored, index, shard_name};
+use super::progress::{PROGRESS, Progress, RECORD_SHARDS};
 use super::source::Location;
 
 /// Why samples could not be stored.
@@ -29,39 +30,49 @@ pub enum SinkError {
     Died,
 }
 
-/// Takes samples, stores shards in a folder.
+/// Takes samples, stores shards in a folder, and now and then a record of how far it has come.
 pub struct Sink {
     writer: ShardWriter,
+    layout: Layout,
+    limit: usize,
     folder: Location,
     handle: Handle,
     samples: u64,
-    shards: Option<SyncSender<Shard>>,
-    thread: Option<JoinHandle<Result<Vec<ShardInfo>, SinkError>>>,
+    unrecorded: u64,
+    record: u64,
+    shards: Option<SyncSender<Sent>>,
+    thread: Option<JoinHandle<Result<Vec<Stored>, SinkError>>>,
 }
 
 impl Sink {
-    /// A sink that fills this folder. `handle` is the runtime that the store's requests run in.
+    /// A sink that fills this folder with shards of at most `limit` bytes, behind those that are stored there already. `handle` is the
+    /// runtime that the store's requests run in.
     #[must_use]
-    pub fn new(layout: Layout, folder: Location, handle: Handle) -> Self {
+    pub fn new(layout: Layout, limit: usize, stored: Vec<Stored>, folder: Location, handle: Handle) -> Self {
+        let (writer, samples) = (ShardWriter::new(layout, limit, stored.len()), stored.iter().map(|stored| stored.samples).sum());
         // One shard is filled, one is compressed and uploaded, none waits between: that bounds the memory.
         let (sender, receiver) = sync_channel(0);
         let thread = std::thread::spawn({
             let (folder, handle) = (folder.clone(), handle.clone());
-            move || store_all(layout, &receiver, &folder, &handle)
+            move || store_all(stored, &receiver, &folder, &handle)
         });
-        Self { writer: ShardWriter::new(layout), folder, handle, samples: 0, shards: Some(sender), thread: Some(thread) }
+        Self { writer, layout, limit, folder, handle, samples, unrecorded: 0, record: 0, shards: Some(sender), thread: Some(thread) }
     }
 
-    /// Adds one encoded sample.
-    pub fn push(&mut self, sample: &[u8]) -> Result<(), SinkError> {
+    /// Adds one encoded sample. `state` says what is needed to go on with this very sample.
+    pub fn push(&mut self, sample: &[u8], state: impl FnOnce() -> Vec<u8>) -> Result<(), SinkError> {
         self.samples += 1;
-        match self.writer.push(sample) {
-            Some(shard) => self.send(shard),
-            None => Ok(()),
+        let Some(shard) = self.writer.push(sample) else { return Ok(()) };
+        self.unrecorded += shard.raw_bytes() as u64;
+        let is_due = self.unrecorded > RECORD_SHARDS * (self.limit as u64 / 2).max(self.record);
+        let state = is_due.then(state);
+        if let Some(state) = &state {
+            (self.unrecorded, self.record) = (0, state.len() as u64);
         }
+        self.send(shard, state)
     }
 
-    /// Samples so far.
+    /// Samples so far, with those of the shards that were there already.
     #[must_use]
     pub fn samples(&self) -> u64 {
         self.samples
@@ -70,10 +81,11 @@ impl Sink {
     /// Stores what is left, then the index: a folder with an index is complete.
     pub fn finish(mut self) -> Result<u64, SinkError> {
         if let Some(shard) = self.writer.close() {
-            self.send(shard)?;
+            self.send(shard, None)?;
         }
-        let infos = self.join()?;
-        put(&self.folder, INDEX, index(&infos).into_bytes(), &self.handle)?;
+        let stored = self.join()?;
+        put(&self.folder, INDEX, index(self.layout, self.limit, &stored).into_bytes(), &self.handle)?;
+        self.handle.block_on(Progress::remove(&self.folder));
         Ok(self.samples)
     }
 
@@ -82,35 +94,44 @@ impl Sink {
         put(&self.folder, name, content.to_vec(), &self.handle)
     }
 
-    /// Removes the shards that were stored. There is no index, so nobody has read them.
+    /// Removes the shards that were stored and their record. There is no index, so nobody has read them. Only for data that nobody can
+    /// convert: another run may be about to, and counts on shards that have its bytes.
     pub fn abandon(mut self) {
-        let stored = self.join().map_or(0, |infos| infos.len());
-        for number in 0..stored {
-            let path = self.folder.join(&format!("shard.{number:05}.mds.zstd")).path;
-            // What stays is overwritten with the same bytes by the next run that gets further.
-            let _ = self.handle.block_on(self.folder.store.delete(&path));
-        }
+        let stored = self.join().map_or(0, |stored| stored.len());
+        self.handle.block_on(async {
+            Progress::remove(&self.folder).await;
+            for number in 0..stored {
+                // What stays is overwritten with the same bytes by the next run that gets further.
+                let _ = self.folder.store.delete(&self.folder.join(&shard_name(number)).path).await;
+            }
+        });
     }
 
-    fn send(&mut self, shard: Shard) -> Result<(), SinkError> {
-        let sent = self.shards.as_ref().is_some_and(|shards| shards.send(shard).is_ok());
+    fn send(&mut self, shard: Shard, state: Option<Vec<u8>>) -> Result<(), SinkError> {
+        let sent = self.shards.as_ref().is_some_and(|shards| shards.send((shard, state)).is_ok());
         if sent { Ok(()) } else { self.join().and(Err(SinkError::Died)) }
     }
 
-    fn join(&mut self) -> Result<Vec<ShardInfo>, SinkError> {
+    fn join(&mut self) -> Result<Vec<Stored>, SinkError> {
         self.shards = None;
         self.thread.take().ok_or(SinkError::Died)?.join().unwrap_or(Err(SinkError::Died))
     }
 }
 
-fn store_all(layout: Layout, shards: &Receiver<Shard>, folder: &Location, handle: &Handle) -> Result<Vec<ShardInfo>, SinkError> {
-    let mut infos = Vec::new();
-    for shard in shards {
-        let stored = shard.store()?;
-        infos.push(ShardWriter::describe(layout, &stored));
-        put(folder, &stored.name, stored.bytes, handle)?;
+type Sent = (Shard, Option<Vec<u8>>);
+
+fn store_all(mut all: Vec<Stored>, shards: &Receiver<Sent>, folder: &Location, handle: &Handle) -> Result<Vec<Stored>, SinkError> {
+    for (shard, state) in shards {
+        let name = shard_name(shard.number);
+        let (bytes, stored) = shard.store()?;
+        put(folder, &name, bytes, handle)?;
+        all.push(stored);
+        if let Some(state) = state {
+            let progress = Progress { shards: all.clone(), state };
+            put(folder, PROGRESS, progress.to_bytes(), handle)?;
+        }
     }
-    Ok(infos)
+    Ok(all)
 }
 
 fn put(folder: &Location, name: &str, content: Vec<u8>, handle: &Handle) -> Result<(), SinkError> {
@@ -122,6 +143,7 @@ fn put(folder: &Location, name: &str, content: Vec<u8>, handle: &Handle) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::mds::SHARD_BYTES;
     use object_store::memory::InMemory;
     use object_store::path::Path;
 
@@ -141,9 +163,9 @@ mod tests {
     fn a_finished_sink_has_shards_report_and_index() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let folder = folder();
-        let mut sink = Sink::new(Layout::Chat, folder.clone(), runtime.handle().clone());
+        let mut sink = Sink::new(Layout::Chat, SHARD_BYTES, Vec::new(), folder.clone(), runtime.handle().clone());
         for _ in 0..3 {
-            sink.push(&vec![0; 30 << 20]).unwrap();
+            sink.push(&vec![0; 30 << 20], Vec::new).unwrap();
         }
         sink.put("report.json", b"{}").unwrap();
         assert_eq!(sink.finish().unwrap(), 3);
@@ -157,9 +179,9 @@ mod tests {
     fn an_abandoned_sink_leaves_nothing() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let folder = folder();
-        let mut sink = Sink::new(Layout::Chat, folder.clone(), runtime.handle().clone());
+        let mut sink = Sink::new(Layout::Chat, SHARD_BYTES, Vec::new(), folder.clone(), runtime.handle().clone());
         for _ in 0..3 {
-            sink.push(&vec![0; 30 << 20]).unwrap();
+            sink.push(&vec![0; 30 << 20], Vec::new).unwrap();
         }
         sink.abandon();
         assert_eq!(names(&folder, runtime.handle()), [""; 0]);

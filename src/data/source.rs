@@ -1,6 +1,6 @@
 //! Finds the files of a place and streams their bytes; reads from stores and folders, writes nothing.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -151,8 +151,9 @@ impl SourceFile {
             let modified = self.meta.last_modified.timestamp_micros();
             return Ok(known.map_or_else(|| format!("time:{modified}:{}", self.meta.size), |tag| format!("tag:{tag}:{}", self.meta.size)));
         }
-        let mut reader = self.bytes(&Handle::current());
+        let (file, handle) = (self.clone(), Handle::current());
         let hashed = tokio::task::spawn_blocking(move || {
+            let mut reader = file.bytes(&handle, 0)?;
             let mut hash = Sha256::new();
             io::copy(&mut reader, &mut hash).map(|_| hex(&hash.finalize()))
         });
@@ -160,42 +161,39 @@ impl SourceFile {
         hashed.map(|hash| format!("sha256:{hash}")).map_err(|source| SourceError::Read { place: self.name(), source })
     }
 
-    /// The bytes of the file, decompressed if its name ends with `.gz`, `.zst` or `.zstd`. The reader blocks its thread.
-    #[must_use]
-    pub fn reader(&self, handle: &Handle) -> Box<dyn Read + Send> {
-        let bytes = self.bytes(handle);
-        match self.meta.location.extension() {
-            Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
-            Some("zst" | "zstd") => match zstd::stream::Decoder::new(bytes) {
-                Ok(decoder) => Box::new(decoder),
-                Err(error) => Box::new(Broken(Some(error))),
-            },
-            _ => bytes,
-        }
+    /// The bytes of the file from `offset` on, decompressed if its name ends with `.gz`, `.zst` or `.zstd`; the offset then counts
+    /// decompressed bytes, and what is before it is read past. The reader blocks its thread.
+    pub fn reader(&self, handle: &Handle, offset: u64) -> io::Result<Box<dyn Read + Send>> {
+        let mut decoder: Box<dyn Read + Send> = match self.meta.location.extension() {
+            Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(self.bytes(handle, 0)?)),
+            Some("zst" | "zstd") => Box::new(zstd::stream::Decoder::new(self.bytes(handle, 0)?)?),
+            _ => return self.bytes(handle, offset),
+        };
+        io::copy(&mut decoder.by_ref().take(offset), &mut io::sink())?;
+        Ok(decoder)
     }
 
-    fn bytes(&self, handle: &Handle) -> Box<dyn Read + Send> {
+    fn bytes(&self, handle: &Handle, offset: u64) -> io::Result<Box<dyn Read + Send>> {
         if let Some(path) = &self.at.file {
-            return match std::fs::File::open(path) {
-                Ok(file) => Box::new(io::BufReader::with_capacity(PIECE_BYTES, file)),
-                Err(error) => Box::new(Broken(Some(error))),
-            };
+            let mut file = std::fs::File::open(path)?;
+            file.seek(io::SeekFrom::Start(offset))?;
+            return Ok(Box::new(io::BufReader::with_capacity(PIECE_BYTES, file)));
         }
         let (sender, receiver) = mpsc::channel(WAITING_CHUNKS);
         let (store, location) = (Arc::clone(&self.at.store), self.meta.location.clone());
+        let range = (offset > 0).then_some(GetRange::Offset(offset));
         handle.spawn(async move {
-            let chunks = match store.get(&location).await {
+            let mut chunks = match store.get_opts(&location, GetOptions { range, ..GetOptions::default() }).await {
                 Ok(found) => found.into_stream().map_err(io::Error::other).boxed(),
                 Err(error) => futures::stream::once(async { Err(io::Error::other(error)) }).boxed(),
             };
-            let mut chunks = chunks;
             while let Some(chunk) = chunks.next().await {
                 if sender.send(chunk).await.is_err() {
                     return;
                 }
             }
         });
-        Box::new(Download { receiver, current: Bytes::new() })
+        Ok(Box::new(Download { receiver, current: Bytes::new() }))
     }
 }
 
@@ -233,15 +231,6 @@ impl Read for Download {
     }
 }
 
-/// A reader that could not be opened: it fails once.
-struct Broken(Option<io::Error>);
-
-impl Read for Broken {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        self.0.take().map_or(Ok(0), Err)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,12 +240,12 @@ mod tests {
         Location::of_file(path).unwrap()
     }
 
-    async fn read(path: &std::path::Path) -> io::Result<String> {
+    async fn read(path: &std::path::Path, offset: u64) -> io::Result<String> {
         let file = SourceFile::find(&opened(path)).await.unwrap();
-        let mut reader = file.reader(&Handle::current());
+        let handle = Handle::current();
         tokio::task::spawn_blocking(move || {
             let mut text = String::new();
-            reader.read_to_string(&mut text).map(|_| text)
+            file.reader(&handle, offset)?.read_to_string(&mut text).map(|_| text)
         })
         .await
         .unwrap()
@@ -293,12 +282,12 @@ mod tests {
             bytes.extend(encoder.finish().unwrap());
         }
         std::fs::write(&gz, &bytes).unwrap();
-        assert_eq!(read(&gz).await.unwrap(), "one\ntwo\n");
+        assert_eq!(read(&gz, 0).await.unwrap(), "one\ntwo\n");
         let zst = folder.path().join("a.jsonl.zst");
         std::fs::write(&zst, zstd::bulk::compress(b"three\n", 3).unwrap()).unwrap();
-        assert_eq!(read(&zst).await.unwrap(), "three\n");
+        assert_eq!((read(&zst, 0).await.unwrap(), read(&zst, 2).await.unwrap()), ("three\n".into(), "ree\n".into()));
         std::fs::write(&gz, &bytes[..bytes.len() - 9]).unwrap();
-        assert!(read(&gz).await.is_err());
+        assert!(read(&gz, 0).await.is_err());
     }
 
     #[tokio::test]

@@ -7,6 +7,8 @@
 
 use std::io::{self, Read};
 
+use serde::{Deserialize, Serialize};
+
 use super::mds::write_tokens;
 use super::ordered::{Stopped, ordered};
 use super::sink::{Sink, SinkError};
@@ -67,6 +69,24 @@ pub struct TextReader<'m> {
     pub threads: usize,
 }
 
+/// Where the text is read from, and what was found before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TextState {
+    /// The file, from 0.
+    file: usize,
+    /// Pieces of it before.
+    piece: u64,
+    /// Samples from here on that are stored already.
+    stored: u64,
+    /// Samples before.
+    samples: u64,
+    /// Tokens before.
+    tokens: u64,
+    /// Those of them that fill no sample yet.
+    rest: Vec<u32>,
+}
+
 /// What was found in the text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TextReport {
@@ -89,47 +109,65 @@ enum Tokens {
 }
 
 impl TextReader<'_> {
-    /// Reads all files, in this order. `open` gives the bytes of one.
+    /// Reads all files, in this order, from `state` on. `open` gives the bytes of one. Each sample goes to `write`, with what is needed
+    /// to go on with this very sample.
     pub fn read<R: Read + Send>(
         &self,
         names: &[String],
-        open: impl Fn(usize) -> R + Sync,
-        mut write: impl FnMut(&[u32]) -> Result<(), SinkError>,
+        open: impl Fn(usize) -> io::Result<R> + Sync,
+        mut state: TextState,
+        mut write: impl FnMut(&[u32], &TextState) -> Result<(), SinkError>,
     ) -> Result<TextReport, TextError> {
-        let mut report = TextReport { files: names.len() as u64, ..TextReport::default() };
-        let mut at = 0;
+        let (mut at, mut before) = (state.file, state.piece);
+        let mut stored = std::mem::take(&mut state.stored);
         let mut current: Option<Pieces<R>> = None;
-        let mut buffer: Vec<u32> = Vec::new();
-        let mut begun = false;
-        let mut samples = |buffer: &mut Vec<u32>| -> Result<(), TextError> {
+        // Samples that the tokens give are written, but for those that were stored before.
+        let mut samples = |state: &mut TextState, added: &[u32]| -> Result<(), TextError> {
+            let mut buffer = state.rest.clone();
+            buffer.extend_from_slice(added);
             let mut start = 0;
+            let mut here = TextState { stored: 0, ..state.clone() };
             while buffer.len() - start >= self.length {
-                write(&buffer[start..start + self.length])?;
-                report.samples += 1;
+                if stored > 0 {
+                    stored -= 1;
+                } else {
+                    write(&buffer[start..start + self.length], &here)?;
+                }
+                here.stored += 1;
                 start = if self.wrap { start + self.length } else { buffer.len() };
             }
             buffer.drain(..start);
+            state.samples += here.stored;
+            state.tokens += added.len() as u64;
+            state.rest = buffer;
             Ok(())
         };
-        let mut tokens = 0;
         ordered(
             self.threads,
             || {
-                if at == names.len() {
+                if at >= names.len() {
                     return Ok(None);
                 }
-                let pieces = current.get_or_insert_with(|| Pieces::new(open(at)));
-                let first = pieces.is_new();
-                match pieces.next_piece() {
-                    Ok(Some(text)) => Ok(Some(Piece::Text { file: at, first, text })),
-                    Ok(None) => {
-                        at += 1;
-                        current = None;
-                        Ok(Some(Piece::End))
+                let failed = |error| match error {
+                    PieceError::Read(source) => TextError::Read { file: names[at].clone(), source },
+                    PieceError::NotUtf8(byte) => TextError::NotUtf8 { file: names[at].clone(), at: byte },
+                };
+                let pieces = match &mut current {
+                    Some(pieces) => pieces,
+                    None => current.insert(Pieces::new(open(at).map_err(|error| failed(PieceError::Read(error)))?)),
+                };
+                for _ in 0..std::mem::take(&mut before) {
+                    if pieces.next_piece().map_err(failed)?.is_none() {
+                        break;
                     }
-                    Err(PieceError::Read(source)) => Err(TextError::Read { file: names[at].clone(), source }),
-                    Err(PieceError::NotUtf8(byte)) => Err(TextError::NotUtf8 { file: names[at].clone(), at: byte }),
                 }
+                let first = pieces.is_new();
+                if let Some(text) = pieces.next_piece().map_err(failed)? {
+                    return Ok(Some(Piece::Text { file: at, first, text }));
+                }
+                at += 1;
+                current = None;
+                Ok(Some(Piece::End))
             },
             |piece| match piece {
                 Piece::End => Ok(Tokens::End),
@@ -145,23 +183,17 @@ impl TextReader<'_> {
             |piece| {
                 match piece {
                     Tokens::Piece { first, ids } => {
-                        if first {
-                            begun = true;
-                            buffer.extend_from_slice(&self.begin);
-                            tokens += self.begin.len();
-                        }
-                        tokens += ids.len();
-                        buffer.extend_from_slice(&ids);
-                        samples(&mut buffer)?;
+                        let begin = if first { self.begin.as_slice() } else { &[] };
+                        samples(&mut state, &[begin, &ids].concat())?;
+                        state.piece += 1;
                     }
                     Tokens::End => {
-                        if !begun {
-                            buffer.extend_from_slice(&self.begin);
-                            tokens += self.begin.len();
-                        }
-                        begun = false;
-                        buffer.extend_from_slice(&self.end);
-                        tokens += self.end.len();
+                        // Even an empty file has a beginning and an end.
+                        let begin = if state.piece == 0 { self.begin.as_slice() } else { &[] };
+                        let around = [begin, &self.end].concat();
+                        state.tokens += around.len() as u64;
+                        state.rest.extend_from_slice(&around);
+                        (state.file, state.piece) = (state.file + 1, 0);
                     }
                 }
                 Ok(())
@@ -171,19 +203,32 @@ impl TextReader<'_> {
             Stopped::Failed(error) => error,
             Stopped::Panicked => TextError::Panicked,
         })?;
-        samples(&mut buffer)?;
-        report.tokens = tokens as u64;
-        Ok(report)
+        samples(&mut state, &[])?;
+        Ok(TextReport { files: names.len() as u64, samples: state.samples, tokens: state.tokens })
     }
 
     /// The same, into a sink.
-    pub fn store<R: Read + Send>(&self, names: &[String], open: impl Fn(usize) -> R + Sync, sink: &mut Sink) -> Result<TextReport, TextError> {
+    pub fn store<R: Read + Send>(
+        &self,
+        names: &[String],
+        open: impl Fn(usize) -> io::Result<R> + Sync,
+        state: TextState,
+        sink: &mut Sink,
+    ) -> Result<TextReport, TextError> {
         let mut sample = Vec::new();
-        self.read(names, open, |tokens| {
+        self.read(names, open, state, |tokens, state| {
             sample.clear();
             write_tokens(&mut sample, tokens);
-            sink.push(&sample)
+            sink.push(&sample, || serde_json::json!(state).to_string().into_bytes())
         })
+    }
+}
+
+impl TextState {
+    /// What a record says; none if it says nothing of text.
+    #[must_use]
+    pub fn from_bytes(state: &[u8]) -> Option<Self> {
+        serde_json::from_slice(state).ok()
     }
 }
 
@@ -287,8 +332,9 @@ mod tests {
         let mut samples = Vec::new();
         let report = reader.read(
             &names,
-            |index| texts[index],
-            |sample| {
+            |index| Ok(texts[index]),
+            TextState::default(),
+            |sample, _| {
                 samples.push(sample.to_vec());
                 Ok(())
             },

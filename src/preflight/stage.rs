@@ -12,6 +12,7 @@ use super::place::Place;
 use super::plan::Plan;
 use super::verdict::{Check, CheckName, DataReport, SourceReport};
 use crate::api::TaskType;
+use crate::data::mds::SHARD_BYTES;
 use crate::data::model::Model;
 use crate::data::ordered::threads;
 use crate::data::packing;
@@ -58,6 +59,7 @@ async fn all(context: &Context) -> Result<Prepared, Check> {
         model: Arc::new(model),
         save_folder: folder.location(),
         threads: threads(),
+        shard_bytes: SHARD_BYTES,
     };
     let mut checks = Vec::new();
     let mut reports = [None, None];

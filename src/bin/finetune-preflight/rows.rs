@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use finetune_operator::api::TaskType;
 use finetune_operator::data::fitting;
-use finetune_operator::data::mds::Layout;
+use finetune_operator::data::mds::{Layout, SHARD_BYTES};
 use finetune_operator::data::model::Model;
 use finetune_operator::data::ordered::threads;
-use finetune_operator::data::rows::{RowReader, RowsReport};
+use finetune_operator::data::rows::{Output, RowReader, RowsReport};
 use finetune_operator::data::rule::BadRow;
 use finetune_operator::data::sink::Sink;
 use finetune_operator::data::source::{Location, SourceFile};
@@ -132,11 +132,13 @@ async fn check(arguments: Arguments) -> Result<u64, String> {
             Task::ChatCompletion => (TaskType::ChatCompletion, Layout::Chat),
         };
         let reader = RowReader { task, measure: measure.as_ref(), threads: arguments.threads.unwrap_or_else(threads), listed: usize::MAX };
-        let mut sink = out.map(|out| Sink::new(layout, out, handle.clone()));
+        let mut sink = out.map(|out| Sink::new(layout, SHARD_BYTES, Vec::new(), out, handle.clone()));
         let mut report = RowsReport::default();
         let mut printer = Printer::new(arguments.format);
-        for file in &files {
-            let read = reader.read(&file.name(), file.reader(&handle), &mut report, sink.as_mut(), |row| printer.row(&row));
+        for (number, file) in files.iter().enumerate() {
+            let output = sink.as_mut().map(|sink| Output { sink, file: number, stored: 0 });
+            let opened = file.reader(&handle, 0).map_err(|error| format!("{}: {error}", file.name()))?;
+            let read = reader.read(&file.name(), opened, &mut report, output, |row| printer.row(&row));
             if let Err(error) = read {
                 if let Some(sink) = sink {
                     sink.abandon();

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use finetune_operator::data::mds::Layout;
+use finetune_operator::data::mds::{Layout, SHARD_BYTES};
 use finetune_operator::data::ordered::threads;
 use finetune_operator::data::sink::Sink;
 use finetune_operator::data::source::SourceFile;
-use finetune_operator::data::text::TextReader;
+use finetune_operator::data::text::{TextReader, TextState};
 use tokio::runtime::Handle;
 
 use super::rows::Places;
@@ -74,8 +74,8 @@ async fn convert(arguments: Arguments) -> Result<String, String> {
             threads: arguments.threads.unwrap_or_else(threads),
         };
         let names: Vec<_> = files.iter().map(SourceFile::name).collect();
-        let mut sink = Sink::new(Layout::Tokens, out, handle.clone());
-        let report = match reader.store(&names, |index| files[index].reader(&handle), &mut sink) {
+        let mut sink = Sink::new(Layout::Tokens, SHARD_BYTES, Vec::new(), out, handle.clone());
+        let report = match reader.store(&names, |index| files[index].reader(&handle, 0), TextState::default(), &mut sink) {
             Ok(report) if report.samples > 0 => report,
             Ok(report) => {
                 sink.abandon();
