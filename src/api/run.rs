@@ -71,11 +71,12 @@ pub struct FinetuneRunSpec {
     #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[^\s\x00-\x1f-][^\x00-\x1f]*$"))]
     pub train_data_path: String,
 
-    /// Folder for everything the run writes, below `<saveFolder>/<run name>`: an object store (`s3://`, `gs://`, `oci://`, `az://`) or `dbfs:/`.
+    /// Folder for everything the run writes, below `<saveFolder>/<run name>`: an object store (`s3://`, `gs://`, `oci://`) or a volume
+    /// (`dbfs:/Volumes/catalog/schema/volume`): where the engine can write checkpoints, so not `az://`.
     #[schemars(length(max = 1024))]
     #[x_kube(validation = matching(
-        r"^((s3|gs|oci|az)://[^/\s\x00-\x1f]+(/[^\x00-\x1f]*)?|dbfs:/[^\x00-\x1f]+)$",
-        "must be a folder in an object store (s3://bucket/folder, also gs, oci, az) or dbfs:/folder"
+        r"^((s3|gs|oci)://[^/\s\x00-\x1f]+(/[^\x00-\x1f]*)?|dbfs:/Volumes(/[^/\x00-\x1f]+){3}(/[^\x00-\x1f]*)?)$",
+        "must be a folder that training can write: s3://bucket/folder, also gs and oci, or dbfs:/Volumes/catalog/schema/volume"
     ))]
     pub save_folder: String,
 

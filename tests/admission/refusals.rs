@@ -10,7 +10,7 @@ use crate::request::{GROUP, merged, run, runs, send};
 use crate::{cluster, samples};
 
 const DURATION: &str = "must be a whole number and ep (epochs), ba (batches) or tok (tokens), for example 3ep or 1_000_000tok";
-const FOLDER: &str = "must be a folder in an object store (s3://bucket/folder, also gs, oci, az) or dbfs:/folder";
+const FOLDER: &str = "must be a folder that training can write: s3://bucket/folder, also gs and oci, or dbfs:/Volumes/catalog/schema/volume";
 const REGISTRY: &str = "must be catalog.schema or catalog.schema.model";
 const SERVER: &str = "must be http://host, https://host (without user name and password) or databricks";
 const STORE: &str = "must be http://host or https://host, without user name and password";
@@ -30,6 +30,8 @@ fn wrong_specs() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"saveFolder": "/local/folder"}), "spec.saveFolder", FOLDER),
         (json!({"saveFolder": "s3://"}), "spec.saveFolder", FOLDER),
         (json!({"saveFolder": "https://host/folder"}), "spec.saveFolder", FOLDER),
+        (json!({"saveFolder": "az://container/folder"}), "spec.saveFolder", FOLDER),
+        (json!({"saveFolder": "dbfs:/Volumes/main/out"}), "spec.saveFolder", FOLDER),
         (json!({"registerTo": "model", "experimentTracker": {"mlflow": {}}}), "spec.registerTo", REGISTRY),
         (json!({"registerTo": "a.b.c.d", "experimentTracker": {"mlflow": {}}}), "spec.registerTo", REGISTRY),
         (json!({"experimentTracker": {"mlflow": {"modelRegistryPath": "model"}}}), "spec.experimentTracker.mlflow.modelRegistryPath", REGISTRY),
@@ -198,7 +200,7 @@ async fn what_the_services_take_is_taken() {
         json!({}),
         json!({"trainingDuration": "1_000_000tok"}),
         json!({"trainDataPath": "entity/dataset/train"}),
-        json!({"trainDataPath": "dbfs:/Volumes/main/data/train.jsonl", "saveFolder": "dbfs:/Volumes/main/out"}),
+        json!({"trainDataPath": "dbfs:/Volumes/main/data/train.jsonl", "saveFolder": "dbfs:/Volumes/main/team/out"}),
         json!({"trainDataPath": "https://host/train.jsonl"}),
         json!({"trainDataPath": "pvc://claim/train.jsonl"}),
         json!({"trainDataPath": "main.data.rows", "dataPrepClusterId": "0101-abcdef"}),
