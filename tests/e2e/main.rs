@@ -2,6 +2,7 @@
 
 #[path = "../../demo/bed.rs"]
 mod bed;
+mod clients;
 #[allow(dead_code)]
 #[path = "../../demo/follow.rs"]
 mod follow;
@@ -95,6 +96,7 @@ fn runs(runtime: &Arc<Runtime>, scene: Option<&Arc<Scene>>) -> Vec<Trial> {
         training::a_chat_finetune_is_suspended_and_goes_on_from_its_checkpoint,
         training::a_folder_of_text_is_pretrained_on,
         training::deleting_a_run_in_mid_training_leaves_no_pod,
+        clients::every_client_finds_its_credentials_by_itself,
         refusals::a_wrong_secret_fails_before_any_training,
         refusals::a_broken_chat_row_fails_before_any_training,
         refusals::a_missing_secret_is_waited_for_by_name,
