@@ -197,7 +197,56 @@ def render_templates(model, cases, **_):
     return {"rendered": rendered}
 
 
-TASKS = {"model": make_model, "rows": judge_rows, "templates": render_templates}
+def read_samples(folder):
+    from streaming import StreamingDataset
+
+    samples = list(StreamingDataset(local=str(folder), shuffle=False, batch_size=1))
+    return [sample["tokens"].tolist() if "tokens" in sample else sample for sample in samples]
+
+
+def read(folder, model=None, context=None, **_):
+    answer = {"samples": read_samples(folder)}
+    if model is not None:
+        from llmfoundry.data.finetuning.collator import stitch_turns_decoder_only
+        from llmfoundry.data.finetuning.tasks import StreamingFinetuningDataset
+
+        tokenizer = load(model)
+        loader = StreamingFinetuningDataset(tokenizer, local=folder, max_seq_len=context, batch_size=1)
+        stitched = [stitch_turns_decoder_only(row["turns"], "none", "last", tokenizer.eos_token_id)[0] for row in loader]
+        answer["tokens"] = sum(min(len(ids), context) for ids in stitched)
+    return answer
+
+
+def convert_text(folder, out, model, concat_tokens, bos_text, eos_text, no_wrap, **_):
+    from llmfoundry.command_utils.data_prep import convert_text_to_mds as converter
+    from llmfoundry.utils.exceptions import CannotUnicodeDecodeFile
+
+    # The engine takes files in the order that the disk has them in.
+    unsorted = converter.get_object_names
+    converter.get_object_names = lambda folder: sorted(unsorted(folder))
+    try:
+        converter.convert_text_to_mds(
+            tokenizer_name=model,
+            output_folder=out,
+            input_folder=folder,
+            concat_tokens=concat_tokens,
+            eos_text=eos_text,
+            bos_text=bos_text,
+            no_wrap=no_wrap,
+            compression="zstd",
+            processes=1,
+            args_str="",
+            reprocess=True,
+            trust_remote_code=False,
+        )
+    except CannotUnicodeDecodeFile:
+        return {"error": "CannotUnicodeDecodeFile"}
+    finally:
+        converter.get_object_names = unsorted
+    return {"samples": read_samples(out)}
+
+
+TASKS = {"model": make_model, "rows": judge_rows, "templates": render_templates, "read": read, "text": convert_text}
 
 for question in sys.stdin:
     question = json.loads(question)

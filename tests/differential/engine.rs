@@ -67,6 +67,7 @@ impl Engine {
             .env("PYTHONPATH", root.join("runtimes/llm-foundry"))
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("HF_HUB_OFFLINE", "1")
+            .env("PYTHONUTF8", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -5,5 +5,6 @@
 
 mod corpus;
 mod engine;
+mod mds;
 mod rows;
 mod templates;
