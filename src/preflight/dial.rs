@@ -48,7 +48,7 @@ impl Default for Pace {
 
 impl Pace {
     fn hurried() -> Self {
-        let [connect, connect_to_identity, silence, answer, download] = [500; 5].map(Duration::from_millis);
+        let [connect, connect_to_identity, silence, answer, download] = [1000; 5].map(Duration::from_millis);
         Self { connect, connect_to_identity, silence, answer, download, first_pause: Duration::from_millis(1) }
     }
 }
@@ -158,7 +158,7 @@ impl Dialer {
     pub async fn ask(&self, method: Method, address: &str, login: &Login, body: Option<&Value>) -> Result<Answer, Silence> {
         let url = Url::parse(address).map_err(|_| Silence::Address)?;
         let once = || async {
-            let mut request = self.request(method.clone(), &url, login)?.timeout(self.pace.answer);
+            let mut request = self.patient(self.request(method.clone(), &url, login)?);
             if let Some(body) = body {
                 request = request.json(body);
             }
@@ -224,6 +224,11 @@ impl Dialer {
         })
     }
 
+    /// The request with the time that a service has for a whole answer.
+    pub(super) fn patient(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request.timeout(self.pace.answer)
+    }
+
     /// The address of the server that stands in for the one of `url`, and the name that it answers to.
     pub(super) fn stand_in(&self, url: &Url) -> Option<(Url, HeaderValue)> {
         let at = Url::parse(self.stand_ins.get(host_of(url))?).ok()?;
@@ -264,7 +269,8 @@ pub(super) fn silence(error: &reqwest::Error, host: &str) -> Silence {
     }
 }
 
-async fn received(request: reqwest::RequestBuilder, host: &str, limit: usize) -> Result<(u16, Option<String>, Bytes), Silence> {
+/// Status, place of a redirect and body of an answer, if it has at most `limit` bytes.
+pub(super) async fn received(request: reqwest::RequestBuilder, host: &str, limit: usize) -> Result<(u16, Option<String>, Bytes), Silence> {
     let silence = |error: reqwest::Error| silence(&error, host);
     let mut response = request.send().await.map_err(silence)?;
     let status = response.status().as_u16();

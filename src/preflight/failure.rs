@@ -4,6 +4,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 
 use super::connector::{self, METADATA_HOSTS};
 use super::dial::{self, Answer, Silence};
+use super::remote::RemoteError;
 use super::verdict::{Check, CheckName};
 use crate::api::status::FailureClass;
 
@@ -105,7 +106,7 @@ pub struct Asked {
 }
 
 /// Codes that speak of the credential, as they become the reason.
-const CREDENTIAL_CODES: [&str; 14] = [
+const CREDENTIAL_CODES: [&str; 15] = [
     "AccessDenied",
     "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
@@ -120,10 +121,11 @@ const CREDENTIAL_CODES: [&str; 14] = [
     "AuthorizationFailure",
     "AuthorizationPermissionMismatch",
     "InsufficientAccountPermissions",
+    "NotAuthorizedOrNotFound",
 ];
 const REGION_CODES: [&str; 5] =
     ["AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException", "IncorrectEndpoint"];
-const NO_BUCKET_CODES: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "InvalidBucketName"];
+const NO_BUCKET_CODES: [&str; 4] = ["NoSuchBucket", "ContainerNotFound", "InvalidBucketName", "BucketNotFound"];
 
 impl Asked {
     /// What an error of the store means. `doing` ends a sentence: "read", "write to".
@@ -232,6 +234,9 @@ impl Evidence {
             }
             if seen.status.is_some() && seen.code.is_none() {
                 seen.code = connector::code_of(&text).map(str::to_owned);
+            }
+            if let Some(RemoteError::Refused { status, code }) = cause.downcast_ref::<RemoteError>() {
+                (seen.status, seen.code) = (Some(*status), code.clone());
             }
             if let Some(error) = cause.downcast_ref::<HttpError>() {
                 seen.transport = Some(error.kind());

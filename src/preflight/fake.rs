@@ -1,5 +1,8 @@
 //! Servers on this machine that answer as the tests say, and a plan that names them. For tests only.
 
+pub(super) mod databricks;
+pub(super) mod oci;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -27,6 +30,7 @@ pub(super) struct Seen {
     pub(super) method: String,
     pub(super) path: String,
     pub(super) authorization: Option<String>,
+    pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
 }
 
@@ -50,7 +54,7 @@ impl Server {
         let all = Arc::clone(&seen);
         let handler = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
             let authorization = headers.get("authorization").and_then(|value| value.to_str().ok()).map(str::to_owned);
-            let request = Seen { method: method.to_string(), path: uri.to_string(), authorization, body: body.to_vec() };
+            let request = Seen { method: method.to_string(), path: uri.to_string(), authorization, headers, body: body.to_vec() };
             let response = answer(&request);
             all.lock().unwrap().push(request);
             async move { response }
@@ -78,6 +82,28 @@ pub(super) fn answer(status: u16, body: impl Into<Body>) -> Response {
     response
 }
 
+/// The bytes of an object, or the part of them that is asked for.
+pub(super) fn content(seen: &Seen, bytes: &[u8]) -> Response {
+    let last = bytes.len().saturating_sub(1);
+    let range = seen.headers.get("range").map(|range| {
+        let (first, end) = range.to_str().unwrap().strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        let first: usize = first.parse().unwrap();
+        (first, end.parse().unwrap_or(last).min(last))
+    });
+    let mut response = match range {
+        Some((first, end)) => answer(206, bytes[first..=end].to_vec()),
+        None => answer(200, if seen.method == "HEAD" { Vec::new() } else { bytes.to_vec() }),
+    };
+    let headers = response.headers_mut();
+    if let Some((first, end)) = range {
+        headers.insert("content-range", format!("bytes {first}-{end}/{}", bytes.len()).parse().unwrap());
+    } else {
+        headers.insert("content-length", bytes.len().into());
+    }
+    headers.insert("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT".parse().unwrap());
+    response
+}
+
 pub(super) fn json_answer(status: u16, body: &Value) -> Response {
     answer(status, body.to_string())
 }
@@ -101,14 +127,20 @@ pub(super) fn plan(folder: &Path) -> Value {
         ("hf/HF_TOKEN", CANARY),
         ("mlflow/MLFLOW_TRACKING_TOKEN", CANARY),
         ("wandb/WANDB_API_KEY", CANARY),
+        ("databricks/DATABRICKS_HOST", databricks::HOST),
+        ("databricks/DATABRICKS_TOKEN", CANARY),
+        ("oci/config", oci::CONFIG),
+        ("oci/key_file", oci::KEY),
         ("out/.keep", ""),
     ] {
         let path = folder.join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
     }
-    let secrets: Vec<_> =
-        ["s3", "hf", "mlflow", "wandb"].iter().map(|kind| json!({"name": format!("my-{kind}"), "kind": kind, "path": at(kind)})).collect();
+    let secrets: Vec<_> = ["s3", "hf", "mlflow", "wandb", "databricks", "oci"]
+        .iter()
+        .map(|kind| json!({"name": format!("my-{kind}"), "kind": kind, "path": at(kind)}))
+        .collect();
     json!({"version": 1, "run": {"namespace": "team-a", "name": "my-run", "uid": "u-1"}, "specHash": "h",
         "checkCredentials": true, "convertData": false, "taskType": "INSTRUCTION_FINETUNE",
         "train": at("train.jsonl"), "saveFolder": at("out"), "contextLength": 256,
@@ -118,9 +150,15 @@ pub(super) fn plan(folder: &Path) -> Value {
 
 /// The context of a plan, free to dial this machine and quick to ask again.
 pub(super) fn context(plan: &Value, environment: &[(&str, &str)]) -> Context {
+    context_of(plan, environment, Policy::open(), &[])
+}
+
+/// The same under a policy, with servers that stand in for hosts.
+pub(super) fn context_of(plan: &Value, environment: &[(&str, &str)], policy: Policy, stand_ins: &[(&str, &str)]) -> Context {
     let plan = Plan::parse(plan.to_string().as_bytes()).unwrap();
     let environment: BTreeMap<_, _> = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let dialer = Dialer::hurried(Policy::open()).unwrap();
+    let dialer = Dialer::hurried(policy).unwrap();
+    let dialer = stand_ins.iter().fold(dialer, |dialer, (host, server)| dialer.standing_in(host, server));
     Context::new(plan, dialer, environment)
 }
 

@@ -8,9 +8,12 @@ pub mod failure;
 #[cfg(test)]
 mod fake;
 pub mod mounted;
+mod oci;
 pub mod place;
 pub mod plan;
+mod remote;
 pub mod run;
 mod stage;
 pub mod store;
 pub mod verdict;
+mod workspace;

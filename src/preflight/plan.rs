@@ -40,6 +40,9 @@ pub struct Plan {
     /// Where the evaluation data lie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<String>,
+    /// Id of the Databricks cluster that tables are read with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// How many evaluation prompts the run has.
     #[serde(default)]
     pub eval_prompts: u32,
@@ -210,6 +213,7 @@ impl Plan {
         name("specHash", &self.spec_hash)?;
         place("train", &self.train)?;
         optional("eval", self.eval.as_deref(), place)?;
+        optional("cluster", self.cluster.as_deref(), name)?;
         place("saveFolder", &self.save_folder)?;
         name("model.name", &self.model.name)?;
         optional("model.weights", self.model.weights.as_deref(), place)?;

@@ -17,8 +17,11 @@ use super::connector::Connector;
 use super::dial::Dialer;
 use super::failure::{Asked, Failure};
 use super::mounted::{self, Mounted};
+use super::oci::{Bucket, Identity};
 use super::place::{Place, Provider};
 use super::plan::S3Endpoint;
+use super::remote::Remote;
+use super::workspace::Workspace;
 use crate::api::secret_ref::SecretKind;
 use crate::data::source::Location;
 
@@ -104,7 +107,7 @@ impl Stores {
                     Provider::S3 => (self.s3(bucket), "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
                     Provider::Gcs => (self.gcs(bucket), "credentials"),
                     Provider::Azure => (self.azure(bucket), "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"),
-                    Provider::Oci => return Err(unsupported(text)),
+                    Provider::Oci => (self.oci(bucket), "config and key_file"),
                 };
                 let asked = asked(bucket, keys);
                 (store.map_err(|_| unusable(&asked))?, key.clone(), asked)
@@ -128,7 +131,14 @@ impl Stores {
                     format!("{text} is a path of one machine, which a pod cannot read: use s3://, gs://, az:// or pvc://"),
                 ));
             }
-            Place::Hub(_) | Place::Volume(_) | Place::Table(_) => return Err(unsupported(text)),
+            Place::Volume(path) if !path.starts_with("/Volumes/") => return Err(unsupported(text)),
+            Place::Volume(path) => {
+                let asked = asked(path.split('/').nth(4).unwrap_or_default(), "DATABRICKS_HOST and DATABRICKS_TOKEN");
+                let workspace = Workspace::of(&self.secrets).ok_or_else(|| unusable(&asked))?;
+                let path = Path::parse(path).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
+                (Arc::new(Remote::new(self.dialer.clone(), workspace)), path, asked)
+            }
+            Place::Hub(_) | Place::Table(_) => return Err(unsupported(text)),
         };
         Ok(Opened { store, path, asked, file })
     }
@@ -208,6 +218,12 @@ impl Stores {
         }
         let connector = Connector::with_identity(&self.dialer, format!("{account}.{AZURE_HOST}"));
         Ok(Arc::new(builder.with_http_connector(connector).build()?))
+    }
+
+    fn oci(&self, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+        let unusable = || object_store::Error::Generic { store: "oci", source: "no identity".into() };
+        let identity = self.secrets.of(SecretKind::Oci).and_then(|secret| Identity::of(secret).ok()).ok_or_else(unusable)?;
+        Ok(Arc::new(Remote::new(self.dialer.clone(), Bucket::new(identity, bucket))))
     }
 }
 

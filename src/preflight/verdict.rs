@@ -53,6 +53,8 @@ pub enum CheckName {
     TrainData,
     /// The evaluation data can be read.
     EvalData,
+    /// The cluster that tables are read with can be used.
+    Cluster,
     /// The checkpoint to start from is there.
     CustomWeights,
     /// The experiment exists or was made.
@@ -78,6 +80,7 @@ impl CheckName {
             Self::Model => "Model",
             Self::TrainData => "TrainData",
             Self::EvalData => "EvalData",
+            Self::Cluster => "Cluster",
             Self::CustomWeights => "CustomWeights",
             Self::Mlflow => "Mlflow",
             Self::Registry => "Registry",

@@ -58,6 +58,7 @@ fn plan(subject: &Subject, convert_data: bool) -> Plan {
         task_type: spec.task_type,
         train: spec.train_data_path.clone(),
         eval: spec.eval_data_path.clone(),
+        cluster: spec.data_prep_cluster_id.clone(),
         eval_prompts: spec.eval_prompts.as_ref().map_or(0, |prompts| at_most_u32(prompts.len())),
         save_folder: spec.save_folder.clone(),
         context_length: at_most_u32(resolved.context_length),

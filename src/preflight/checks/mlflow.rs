@@ -2,12 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Context, Outcome, databricks};
+use super::service::Service;
+use super::{Context, Outcome};
 use crate::api::secret_ref::SecretKind;
-use crate::preflight::dial::{Answer, Login};
+use crate::preflight::dial::Login;
 use crate::preflight::failure::{Failure, error_code};
 use crate::preflight::plan::MlflowTarget;
 use crate::preflight::verdict::MlflowRun;
@@ -17,11 +17,8 @@ pub const FIELD: &str = "spec.experimentTracker.mlflow";
 const UID_TAG: &str = "finetune.run-uid";
 
 /// A tracking server, with who speaks to it.
-pub(super) struct Server<'a> {
-    context: &'a Context,
-    address: String,
-    login: Login,
-    secret: Option<String>,
+pub(super) struct Tracker {
+    pub(super) service: Service,
     pub(super) is_databricks: bool,
 }
 
@@ -35,12 +32,10 @@ pub(super) fn is_usable(context: &Context, target: &MlflowTarget) -> bool {
     !context.secrets.is_broken(kind)
 }
 
-impl<'a> Server<'a> {
-    pub(super) fn new(context: &'a Context, target: &MlflowTarget) -> Result<Self, Failure> {
-        let name = |kind| context.secrets.of(kind).map(|secret| secret.name.clone());
+impl Tracker {
+    pub(super) fn new(context: &Context, target: &MlflowTarget) -> Result<Self, Failure> {
         if is_databricks(target) {
-            let (address, login) = databricks(context)?;
-            return Ok(Self { context, address, login, secret: name(SecretKind::Databricks), is_databricks: true });
+            return Ok(Self { service: Service::databricks(context)?, is_databricks: true });
         }
         let value = |key| context.secrets.value(SecretKind::Mlflow, key);
         let login = match (value("MLFLOW_TRACKING_USERNAME"), value("MLFLOW_TRACKING_PASSWORD"), value("MLFLOW_TRACKING_TOKEN")) {
@@ -48,79 +43,53 @@ impl<'a> Server<'a> {
             (_, _, Some(token)) => Login::Token(token),
             _ => Login::Nobody,
         };
-        let address = target.tracking_uri.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
-        Ok(Self { context, address, login, secret: name(SecretKind::Mlflow), is_databricks: false })
-    }
-
-    /// Where the server is, for people.
-    pub(super) fn name(&self) -> &str {
-        &self.address
-    }
-
-    fn credential(&self) -> String {
-        self.secret
-            .as_ref()
-            .map_or_else(|| "nobody: the run names no Secret of kind mlflow".to_owned(), |secret| format!("the credential of Secret {secret}"))
-    }
-
-    pub(super) async fn get(&self, path: &str, query: &[(&str, &str)], doing: &str) -> Result<Answer, Failure> {
-        let query: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
-        let address = format!("{}/api/{path}?{query}", self.address);
-        self.answered(doing, self.context.dialer.ask(Method::GET, &address, &self.login, None).await)
-    }
-
-    pub(super) async fn post(&self, path: &str, body: &Value, doing: &str) -> Result<Answer, Failure> {
-        let address = format!("{}/api/{path}", self.address);
-        self.answered(doing, self.context.dialer.ask(Method::POST, &address, &self.login, Some(body)).await)
-    }
-
-    fn answered(&self, doing: &str, answer: Result<Answer, crate::preflight::dial::Silence>) -> Result<Answer, Failure> {
-        let answer = answer.map_err(|silence| Failure::of_silence(doing, &silence))?;
-        if answer.is_transient() || matches!(answer.status, 300..=399 | 401 | 403) {
-            return Err(self.failure(doing, &answer));
-        }
-        Ok(answer)
-    }
-
-    pub(super) fn failure(&self, doing: &str, answer: &Answer) -> Failure {
-        Failure::of_answer(doing, answer, &self.credential())
+        let credential = match context.secrets.of(SecretKind::Mlflow) {
+            Some(secret) => format!("the credential of Secret {}", secret.name),
+            None => "nobody: the run names no Secret of kind mlflow".to_owned(),
+        };
+        let service = Service::new(context, target.tracking_uri.as_deref().unwrap_or_default(), login, credential);
+        Ok(Self { service, is_databricks: false })
     }
 
     /// The experiment's id; it is made where there is none.
     async fn experiment(&self, path: &str) -> Result<String, Failure> {
-        let doing = format!("get or make the experiment {path} at {}", self.name());
+        let doing = format!("get or make the experiment {path} at {}", self.service.address);
+        if self.is_databricks && !path.starts_with('/') {
+            let message = format!("{path} is no path of an experiment in a workspace: write /Users/<you>/<name> or /Shared/<name>");
+            return Err(Failure::user("ExperimentPathInvalid", message));
+        }
         // Another run may make it between our two questions: then it is there the second time.
         for _ in 0..2 {
-            let found = self.get("2.0/mlflow/experiments/get-by-name", &[("experiment_name", path)], &doing).await?;
+            let found = self.service.get("/api/2.0/mlflow/experiments/get-by-name", &[("experiment_name", path)], &doing).await?;
             if found.status == 200 {
                 let experiment = &found.body["experiment"];
                 if experiment["lifecycle_stage"] == "deleted" {
-                    let message = format!("the experiment {path} at {} was deleted; restore it or set another experimentPath", self.name());
+                    let message = format!("the experiment {path} at {} was deleted; restore it or set another experimentPath", self.service.address);
                     return Err(Failure::user("ExperimentDeleted", message));
                 }
                 return id(&experiment["experiment_id"]).ok_or_else(|| nonsense(&doing));
             }
             if error_code(&found) != Some("RESOURCE_DOES_NOT_EXIST") {
-                return Err(self.failure(&doing, &found));
+                return Err(self.service.failure(&doing, &found));
             }
-            let made = self.post("2.0/mlflow/experiments/create", &json!({"name": path}), &doing).await?;
+            let made = self.service.post("/api/2.0/mlflow/experiments/create", &json!({"name": path}), &doing).await?;
             if made.status == 200 {
                 return id(&made.body["experiment_id"]).ok_or_else(|| nonsense(&doing));
             }
             if error_code(&made) != Some("RESOURCE_ALREADY_EXISTS") {
-                return Err(self.failure(&doing, &made));
+                return Err(self.service.failure(&doing, &made));
             }
         }
         Err(nonsense(&doing))
     }
 
     async fn run(&self, experiment: &str, name: &str, uid: &str) -> Result<String, Failure> {
-        let doing = format!("find or make the run {name} in experiment {experiment} at {}", self.name());
+        let doing = format!("find or make the run {name} in experiment {experiment} at {}", self.service.address);
         let search = json!({"experiment_ids": [experiment], "filter": format!("tags.`{UID_TAG}` = '{uid}'"), "max_results": 10,
             "order_by": ["attributes.start_time ASC"]});
-        let found = self.post("2.0/mlflow/runs/search", &search, &doing).await?;
+        let found = self.service.post("/api/2.0/mlflow/runs/search", &search, &doing).await?;
         if found.status != 200 {
-            return Err(self.failure(&doing, &found));
+            return Err(self.service.failure(&doing, &found));
         }
         if let Some(run) = found.body["runs"].as_array().and_then(|runs| runs.first()) {
             return id(&run["info"]["run_id"]).ok_or_else(|| nonsense(&doing));
@@ -128,9 +97,9 @@ impl<'a> Server<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let body = json!({"experiment_id": experiment, "run_name": name, "start_time": now,
             "tags": [{"key": UID_TAG, "value": uid}, {"key": "mlflow.runName", "value": name}]});
-        let made = self.post("2.0/mlflow/runs/create", &body, &doing).await?;
+        let made = self.service.post("/api/2.0/mlflow/runs/create", &body, &doing).await?;
         if made.status != 200 {
-            return Err(self.failure(&doing, &made));
+            return Err(self.service.failure(&doing, &made));
         }
         id(&made.body["run"]["info"]["run_id"]).ok_or_else(|| nonsense(&doing))
     }
@@ -147,12 +116,12 @@ fn id(value: &Value) -> Option<String> {
 }
 
 pub(super) async fn check(context: &Context, target: &MlflowTarget) -> Outcome {
-    Server::new(context, target)?.experiment(&target.experiment_path).await.map(|_| ())
+    Tracker::new(context, target)?.experiment(&target.experiment_path).await.map(|_| ())
 }
 
 /// The run that all attempts log to: found by the run's uid, or made.
 pub async fn make_run(context: &Context, target: &MlflowTarget) -> Result<MlflowRun, Failure> {
-    let server = Server::new(context, target)?;
+    let server = Tracker::new(context, target)?;
     let run = &context.plan.run;
     if run.uid.contains(['\'', '`']) {
         return Err(Failure::user("UidInvalid", "the run's uid is none".to_owned()));
@@ -160,6 +129,6 @@ pub async fn make_run(context: &Context, target: &MlflowTarget) -> Result<Mlflow
     let experiment_id = server.experiment(&target.experiment_path).await?;
     let run_id = server.run(&experiment_id, &run.name, &run.uid).await?;
     let root = if server.is_databricks { "ml" } else { "#" };
-    let url = format!("{}/{root}/experiments/{experiment_id}/runs/{run_id}", server.name());
+    let url = format!("{}/{root}/experiments/{experiment_id}/runs/{run_id}", server.service.address);
     Ok(MlflowRun { experiment_id, run_id, url: Some(url) })
 }

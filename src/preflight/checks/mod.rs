@@ -1,6 +1,7 @@
 //! The checks: each asks one service or place one question. They run side by side, and all failures are reported.
 
 mod claim;
+mod cluster;
 mod custom_weights;
 mod hub;
 mod mlflow;
@@ -8,7 +9,9 @@ mod model;
 mod registry;
 mod save_folder;
 mod secrets;
+mod service;
 mod source;
+mod table;
 mod wandb;
 
 use std::collections::BTreeMap;
@@ -25,7 +28,7 @@ pub use hub::Hub;
 pub use mlflow::{FIELD as MLFLOW_FIELD, make_run};
 pub(super) use model::incomplete;
 
-use super::dial::{Dialer, Login};
+use super::dial::Dialer;
 use super::failure::Failure;
 use super::mounted::Mounted;
 use super::place::Place;
@@ -120,6 +123,11 @@ fn credentials(context: &Context) -> Vec<Ask<'_>> {
     if let Some(eval) = plan.eval.as_deref().filter(|eval| context.can_open(eval)) {
         asked.push(Ask::new(CheckName::EvalData, "spec.evalDataPath", source::check(context, eval)));
     }
+    let is_table = |text: &str| matches!(Place::parse(text), Ok(Place::Table(_)));
+    let reads_tables = is_table(&plan.train) || plan.eval.as_deref().is_some_and(is_table);
+    if (reads_tables || plan.cluster.is_some()) && !context.secrets.is_broken(SecretKind::Databricks) {
+        asked.push(Ask::new(CheckName::Cluster, "spec.dataPrepClusterId", cluster::check(context, plan.cluster.as_deref())));
+    }
     if let Some(weights) = plan.custom_weights.as_deref().filter(|weights| context.can_open(weights)) {
         asked.push(Ask::new(CheckName::CustomWeights, "spec.customWeightsPath", custom_weights::check(context, weights)));
     }
@@ -199,18 +207,6 @@ async fn read(opened: &Opened, limit: usize) -> Result<Bytes, Failure> {
         }
     }
     Ok(bytes.freeze())
-}
-
-/// Who speaks to a Databricks workspace, and where it is.
-fn databricks(context: &Context) -> Result<(String, Login), Failure> {
-    let value = |key| context.secrets.value(SecretKind::Databricks, key);
-    let (Some(host), Some(token)) = (value("DATABRICKS_HOST"), value("DATABRICKS_TOKEN")) else {
-        let message = "a Databricks workspace is needed: name a Secret of kind databricks in spec.secrets".to_owned();
-        return Err(Failure::credential("NoCredentials", message));
-    };
-    let host = host.trim_end_matches('/');
-    let host = if host.contains("://") { host.to_owned() } else { format!("https://{host}") };
-    Ok((host, Login::Token(token)))
 }
 
 #[cfg(test)]

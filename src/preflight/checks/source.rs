@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 
-use super::{Context, Outcome, databricks, head, hub};
+use super::{Context, Outcome, head, hub, table};
 use crate::api::TaskType;
 use crate::preflight::failure::Failure;
 use crate::preflight::place::Place;
@@ -13,9 +13,12 @@ const MAX_LISTED: usize = 100_000;
 
 pub(super) async fn check(context: &Context, text: &str) -> Outcome {
     let place = Place::parse(text).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
+    if let Place::Volume(path) = &place {
+        volume(context, text, path)?;
+    }
     match place {
         Place::Hub(name) => hub::dataset(context, &name).await,
-        Place::Volume(path) => volume(context, text, &path).await,
+        Place::Table(name) => table::check(context, &name).await,
         _ if context.plan.task_type == TaskType::ContinuedPretrain => folder(&context.stores.open(text)?).await,
         _ => file(&context.stores.open(text)?).await,
     }
@@ -51,24 +54,14 @@ async fn folder(opened: &Opened) -> Outcome {
     })
 }
 
-async fn volume(context: &Context, text: &str, path: &str) -> Outcome {
-    let is_folder = context.plan.task_type == TaskType::ContinuedPretrain;
+/// The rules of the hosted services for volumes; what lies there is asked as in any other store.
+fn volume(context: &Context, text: &str, path: &str) -> Outcome {
     if !path.starts_with("/Volumes/") || path.split('/').filter(|part| !part.is_empty()).count() < 4 {
         return Err(Failure::user("PlaceInvalid", format!("{text} is no volume: write dbfs:/Volumes/<catalog>/<schema>/<volume>/<path>")));
     }
-    let (host, login) = databricks(context)?;
-    let kind = if is_folder { "directories" } else { "files" };
-    let path: String = path
-        .split('/')
-        .map(|part| url::form_urlencoded::byte_serialize(part.as_bytes()).collect::<String>().replace('+', "%20"))
-        .collect::<Vec<_>>()
-        .join("/");
-    let doing = format!("read {text}");
-    let answer = context.dialer.ask(reqwest::Method::HEAD, &format!("{host}/api/2.0/fs/{kind}{path}"), &login, None).await;
-    let answer = answer.map_err(|silence| Failure::of_silence(&doing, &silence))?;
-    match answer.status {
-        200..=299 => Ok(()),
-        404 => Err(Failure::user("ObjectMissing", format!("{text} does not exist in the workspace; upload it or name another"))),
-        _ => Err(Failure::of_answer(&doing, &answer, "the token of the databricks Secret")),
+    let is_rows = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.zstd"].iter().any(|end| path.ends_with(end));
+    if context.plan.task_type != TaskType::ContinuedPretrain && !is_rows {
+        return Err(Failure::user("PlaceInvalid", format!("{text} is no .jsonl file, and of a volume only these are read; name one")));
     }
+    Ok(())
 }

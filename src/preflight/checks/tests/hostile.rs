@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-use crate::preflight::fake::{Seen, Server, answer, context, failures, plan, redirect};
+use crate::preflight::address::Policy;
+use crate::preflight::fake::{Seen, Server, answer, context_of, databricks, failures, oci, plan, redirect};
 
 type Change = fn(&mut Value, &str);
 
 /// Each check, and the plan that makes it ask the server at an address.
-const CHECKS: [(&str, Change); 13] = [
+const CHECKS: [(&str, Change); 21] = [
     ("SaveFolder", |plan, at| to_store(plan, at, "saveFolder", "s3://out/x")),
     ("Claim", |plan, at| {
         plan["checkCredentials"] = json!(false);
@@ -35,6 +36,14 @@ const CHECKS: [(&str, Change); 13] = [
     ("CustomWeights", |plan, at| to_store(plan, at, "customWeights", "s3://out/checkpoints/ep1.pt")),
     ("Mlflow", |plan, at| plan["mlflow"] = json!({"trackingUri": at, "experimentPath": "/x"})),
     ("Registry", |plan, at| plan["mlflow"] = json!({"trackingUri": at, "experimentPath": "/x", "registry": "main.models.x"})),
+    ("Mlflow", |plan, _| plan["mlflow"] = json!({"experimentPath": "/x"})),
+    ("Registry", |plan, _| plan["mlflow"] = json!({"experimentPath": "/x", "registry": "main.models.x"})),
+    ("Registry", |plan, _| plan["mlflow"] = json!({"experimentPath": "/x", "registry": "main.models"})),
+    ("TrainData", |plan, _| plan["train"] = json!("dbfs:/Volumes/a/b/c/train.jsonl")),
+    ("TrainData", |plan, _| plan["train"] = json!("main.raw.rows")),
+    ("Cluster", |plan, _| plan["cluster"] = json!("c-1")),
+    ("CustomWeights", |plan, _| plan["customWeights"] = json!("dbfs:/databricks/mlflow-tracking/1/ab/artifacts/ep1")),
+    ("SaveFolder", |plan, _| plan["saveFolder"] = json!("oci://data/x")),
     ("Wandb", |plan, _| plan["wandb"] = json!({"project": "p", "entity": "e"})),
 ];
 
@@ -45,13 +54,21 @@ fn to_store(plan: &mut Value, address: &str, field: &str, place: &str) {
 
 /// Class and reason of every check before the server at `address`.
 async fn judged(address: &str) -> Vec<(String, String, String)> {
-    let each = CHECKS.iter().map(|(name, change)| async move {
-        let folder = tempfile::tempdir().unwrap();
-        let mut plan = plan(folder.path());
-        change(&mut plan, address);
-        let context = context(&plan, &[("HF_ENDPOINT", address), ("WANDB_BASE_URL", address)]);
-        let failures = tokio::time::timeout(Duration::from_secs(20), failures(&context)).await.unwrap_or_else(|_| panic!("{name} never ends"));
-        let failed = failures.into_iter().find(|failure| failure[0] == *name).unwrap_or_else(|| panic!("{name} passes"));
+    // All clients before the first question: making one takes longer than an answer may.
+    let cases: Vec<_> = CHECKS
+        .iter()
+        .map(|(name, change)| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut plan = plan(folder.path());
+            change(&mut plan, address);
+            let environment = [("HF_ENDPOINT", address), ("WANDB_BASE_URL", address)];
+            let context = context_of(&plan, &environment, Policy::open(), &[(databricks::HOST, address), (oci::HOST, address)]);
+            (name, folder, context)
+        })
+        .collect();
+    let each = cases.iter().map(|(name, _, context)| async move {
+        let failures = tokio::time::timeout(Duration::from_secs(30), failures(context)).await.unwrap_or_else(|_| panic!("{name} never ends"));
+        let failed = failures.into_iter().find(|failure| failure[0] == **name).unwrap_or_else(|| panic!("{name} passes"));
         let [name, class, reason, _] = failed;
         (name, class, reason)
     });
@@ -125,6 +142,6 @@ async fn an_endless_answer_passes_nowhere_and_ends() {
             answer(status, Body::from_stream(endless))
         })
     };
-    assert_all(endless(200).await, "Infrastructure", &["AnswerTooLarge", "StoreFailed"]);
-    assert_all(endless(500).await, "Infrastructure", &["ServiceUnavailable", "AnswerTooLarge"]);
+    assert_all(endless(200).await, "Infrastructure", &["AnswerTooLarge", "StoreFailed", "TimedOut"]);
+    assert_all(endless(500).await, "Infrastructure", &["ServiceUnavailable", "AnswerTooLarge", "TimedOut"]);
 }
