@@ -1,4 +1,4 @@
-"""`python -m finetune_llmfoundry train|worker|register|tiny-model`."""
+"""`python -m finetune_llmfoundry train|worker|register|tokenizer|tiny-model`."""
 
 import argparse
 import os
@@ -16,6 +16,10 @@ def parse(arguments):
     worker.add_argument("--plan", default=f"{ETC}/train.json")
     register = commands.add_parser("register", help="register the export of a run, once")
     register.add_argument("--plan", default=f"{ETC}/register.json")
+    tokenizer = commands.add_parser("tokenizer", help="make the tokenizer.json of a model that has none")
+    tokenizer.add_argument("--from", dest="source", required=True, help="the model's folder: s3://, gs://, oci://, az://, dbfs:/Volumes/, pvc:// or hf://")
+    tokenizer.add_argument("--revision", help="of a model of the hub")
+    tokenizer.add_argument("--to", dest="target", required=True, help="the folder to write to: s3://, gs://, oci:// or dbfs:/Volumes/")
     tiny = commands.add_parser("tiny-model", help="make a tiny Llama for demos and tests")
     tiny.add_argument("folder")
     tiny.add_argument("--text", action="append", required=True, help="a file that the tokenizer is trained on")
@@ -39,6 +43,10 @@ def main(arguments=None):
         from . import register
 
         return register.main(options.plan)
+    if options.command == "tokenizer":
+        from . import tokenizer
+
+        return tokenizer.main(options.source, options.revision, options.target.rstrip("/"))
     from pathlib import Path
 
     from . import tiny_model

@@ -2,18 +2,14 @@
 
 import os
 import shutil
-import signal
-import sys
 import tempfile
 import time
 from importlib.metadata import version as installed
 from pathlib import Path
 
-from . import outcomes, plan as plans, termination
-from .outcomes import ConfigRefused, DataUnusable, Unavailable, describe, exit_code, failure_class
-from .redact import Redactor
+from . import command, plan as plans
+from .outcomes import ConfigRefused, DataUnusable, Unavailable
 from .staging import download_folder
-from .store import prepare_environment
 
 TAG = "finetune.run-uid"
 ARTIFACT = "model"
@@ -21,10 +17,6 @@ READY_SECONDS = 300
 PAGE = 1000
 TASKS = {"CHAT_COMPLETION": "llm/v1/chat"}
 REQUIREMENTS = ("transformers", "torch", "accelerate")
-
-
-class Told(SystemExit):
-    """SIGTERM: PID 1 has no default action for it."""
 
 
 def absent(error):
@@ -116,35 +108,16 @@ def register(value):
     return {"name": found.name, "version": str(found.version), "uri": f"models:/{found.name}/{found.version}"}
 
 
-def told(number, frame):
-    raise Told()
-
-
 def main(register_json):
-    signal.signal(signal.SIGTERM, told)
-    prepare_environment(os.environ)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     # Nothing is looked up: the model card of a path would be searched on the hub.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    redact = Redactor()
-    message = {
-        "version": 1, "stage": "register", "runUid": os.environ.get("FINETUNE_RUN_UID", ""), "outcome": "failed",
-        "class": None, "exception": None, "model": None,
-    }
-    try:
+
+    def work():
         value = plans.read_json(register_json)
-        message["runUid"] = str((value.get("run") or {}).get("uid", message["runUid"]))
         model = register(value)
-        message.update(outcome="completed", model=model)
-        code = outcomes.DONE
         print(f"registered {model['uri']}", flush=True)
-    except Told:
-        message["outcome"], code = "stopped", outcomes.STOPPED
-    except Exception as error:
-        code = exit_code(error)
-        message["exception"] = redact(describe(error))
-        print(message["exception"], file=sys.stderr, flush=True)
-    message["class"] = failure_class(code)
-    termination.write(message)
-    return code
+        return {"runUid": value["run"]["uid"], "model": model}
+
+    return command.run("register", work)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -40,11 +41,16 @@ def inside(folder, name):
     return Path(folder) / relative
 
 
-def download_folder(uri, folder, tell):
-    """Bring all objects below a place to a folder; refuses a place without any."""
+def small(name):
+    """Whether a file at the top of a model's folder is one of its tokenizer and configuration, not of its weights."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in HUB_FILES) and not name.endswith(".index.json")
+
+
+def download_folder(uri, folder, tell, keep=lambda name: True):
+    """Bring the objects below a place to a folder, those that `keep` wants; refuses a place without any."""
     store, prefix = open_store(uri), split(uri)[1]
     prefix = f"{prefix}/" if prefix else ""
-    objects = [(key, size) for key, size in store.list(prefix) if not key.endswith("/")]
+    objects = [(key, size) for key, size in store.list(prefix) if not key.endswith("/") and keep(key.removeprefix(prefix))]
     if not objects:
         raise DataUnusable(f"there is nothing at {uri}")
     percent = Percent(sum(size for _, size in objects), tell)
@@ -72,25 +78,37 @@ def from_claim(uri, folder, tell):
         percent(1)
 
 
-def from_hub(uri, revision, folder, tell):
+def from_hub(uri, revision, folder, tell, weights):
     """Pinned to the revision: the engine's own way of loading hub models has none."""
     from huggingface_hub import HfApi, hf_hub_download
-    from fnmatch import fnmatch
 
     parts = urlsplit(uri)
     repository = f"{parts.netloc}{parts.path}".strip("/")
     info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=60)
     files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings}
-    weights = [name for name in files if fnmatch(name, "*.safetensors")] or [name for name in files if fnmatch(name, "*.bin")]
-    wanted = [name for name in files if any(fnmatch(name, pattern) for pattern in HUB_FILES)] + weights
-    wanted = [name for name in wanted if "/" not in name]
-    if not weights:
-        raise DataUnusable(f"{uri} holds neither .safetensors nor .bin files")
+    wanted = [name for name in files if small(name)]
+    if weights:
+        top = [name for name in files if "/" not in name]
+        heavy = [name for name in top if fnmatch(name, "*.safetensors")] or [name for name in top if fnmatch(name, "*.bin")]
+        if not heavy:
+            raise DataUnusable(f"{uri} holds neither .safetensors nor .bin files")
+        wanted += [name for name in top if name.endswith(".index.json")] + heavy
     percent = Percent(sum(files[name] for name in wanted), tell)
     for name in wanted:
         inside(folder, name)
         hf_hub_download(repository, name, revision=info.sha, local_dir=str(folder))
         percent(files[name])
+
+
+def fetch(uri, revision, folder, tell, weights=True):
+    """Bring a model's files from wherever they are, or without `weights` only the small ones."""
+    scheme = urlsplit(uri).scheme
+    if scheme == "pvc":
+        from_claim(uri, folder, tell)
+    elif scheme == "hf":
+        from_hub(uri, revision, folder, tell, weights)
+    else:
+        download_folder(uri, folder, tell, (lambda name: True) if weights else small)
 
 
 def override_tokenizer(folder, chat_template, pad_token):
@@ -129,16 +147,10 @@ def stage(model, tell):
     target = Path(model.local)
     if model.weights is None or (target / FINISHED).exists():
         return
-    scheme = urlsplit(model.weights).scheme
     if target.exists() and any(target.iterdir()):
         shutil.rmtree(target)
     target.mkdir(parents=True, exist_ok=True)
-    if scheme == "pvc":
-        from_claim(model.weights, target, tell)
-    elif scheme == "hf":
-        from_hub(model.weights, model.revision, target, tell)
-    else:
-        download_folder(model.weights, target, tell)
+    fetch(model.weights, model.revision, target, tell)
     if not (target / "config.json").exists():
         raise DataUnusable(f"{model.weights} has no config.json: it must be a Hugging Face model folder")
     if model.chat_template is not None or model.pad_token is not None:
