@@ -26,6 +26,12 @@ pub trait Cut {
     fn next_block(&mut self) -> io::Result<Option<Block>>;
 }
 
+impl<C: Cut + ?Sized> Cut for Box<C> {
+    fn next_block(&mut self) -> io::Result<Option<Block>> {
+        (**self).next_block()
+    }
+}
+
 /// Cuts a reader into blocks.
 pub struct Blocks<R> {
     reader: R,

@@ -19,6 +19,7 @@ pub mod rows;
 pub mod rule;
 pub mod sink;
 pub mod source;
+pub mod table;
 pub mod template;
 pub mod text;
 pub mod tokenizer;

@@ -9,7 +9,6 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
-use super::blocks::Blocks;
 use super::fingerprint::{COMPARED_ROWS, Fingerprints};
 use super::fitting;
 use super::mds::{INDEX, Layout, WRITER_VERSION};
@@ -171,9 +170,9 @@ impl Preparation {
                 }
             };
             let from = if number == mark.file { mark } else { Mark::START };
-            let opened = file.reader(handle, from.offset).map_err(|source| RowsError::Read { file: file.name(), source })?;
+            let blocks = file.blocks(handle, from.offset, from.line).map_err(|source| RowsError::Read { file: file.name(), source })?;
             let output = Output { sink: &mut sink, file: number, stored: from.stored };
-            reader.read_blocks(&file.name(), Blocks::new(opened, from.offset, from.line), &mut report, Some(output), found)?;
+            reader.read_blocks(&file.name(), blocks, &mut report, Some(output), found)?;
         }
         report.fingerprints.sort();
         let mut prepared = Prepared {

@@ -13,6 +13,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::blocks::{Blocks, Cut};
+use super::table::Table;
+
 /// The most text files in one folder.
 const MAX_FILES: usize = 1_000_000;
 /// Chunks of a download that wait to be read.
@@ -159,6 +162,15 @@ impl SourceFile {
         });
         let hashed = hashed.await.unwrap_or_else(|error| Err(io::Error::other(error)));
         hashed.map(|hash| format!("sha256:{hash}")).map_err(|source| SourceError::Read { place: self.name(), source })
+    }
+
+    /// The rows of the file from `offset` on (bytes, or rows of a table), where line `line` begins.
+    pub fn blocks(&self, handle: &Handle, offset: u64, line: u64) -> io::Result<Box<dyn Cut + Send>> {
+        if self.meta.location.extension() == Some("parquet") {
+            let store = Arc::clone(&self.at.store);
+            return Ok(Box::new(Table::open(store, self.meta.location.clone(), self.meta.size, handle.clone(), offset)?));
+        }
+        Ok(Box::new(Blocks::new(self.reader(handle, offset)?, offset, line)))
     }
 
     /// The bytes of the file from `offset` on, decompressed if its name ends with `.gz`, `.zst` or `.zstd`; the offset then counts

@@ -20,6 +20,7 @@ use crate::data::prepare::{self, Preparation, PrepareError};
 use crate::data::rows::RowsError;
 use crate::data::rule::BadRow;
 use crate::data::sink::SinkError;
+use crate::data::table::Unreadable;
 use crate::data::text::TextError;
 use crate::data::tokenizer::TokenizerFiles;
 
@@ -144,7 +145,8 @@ fn fills_a_step(plan: &Plan, text: &str, found: &prepare::Prepared) -> Result<()
 
 fn sentence(row: &BadRow) -> String {
     let file = row.file.rsplit('/').next().unwrap_or_default();
-    format!("{file} line {}: {}: {}", row.line, row.rule.as_str(), row.message)
+    let unit = if row.file.ends_with(".parquet") { "row" } else { "line" };
+    format!("{file} {unit} {}: {}: {}", row.line, row.rule.as_str(), row.message)
 }
 
 fn report(text: &str, found: prepare::Prepared) -> SourceReport {
@@ -197,6 +199,10 @@ fn explain(error: &PrepareError, input: &Asked, output: &Asked) -> Failure {
     let place = &input.place;
     match error {
         PrepareError::Source(error) => Failure::data("NoTextFiles", error.to_string()),
+        PrepareError::Rows(RowsError::Read { file, source }) if unreadable(source).is_some() => {
+            let problem = unreadable(source).map(ToString::to_string).unwrap_or_default();
+            Failure::data("Unreadable", format!("{file}: {problem}; write the file again"))
+        }
         PrepareError::Rows(RowsError::Read { .. }) | PrepareError::Text(TextError::Read { .. }) => {
             Failure::data("Unreadable", format!("{place} cannot be read to its end: it is cut off or compressed wrongly; upload it again"))
         }
@@ -206,6 +212,10 @@ fn explain(error: &PrepareError, input: &Asked, output: &Asked) -> Failure {
         }
         _ => Failure::infrastructure("Crashed", "the conversion of the data crashed".to_owned()),
     }
+}
+
+fn unreadable(error: &std::io::Error) -> Option<&Unreadable> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// The store's error among the causes; an `io::Error` hides it one level deeper.

@@ -40,7 +40,7 @@ enum Format {
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Files of rows: .jsonl, .jsonl.gz or .jsonl.zst, on this machine or in a store.
+    /// Files of rows: .jsonl, .jsonl.gz, .jsonl.zst or .parquet, on this machine or in a store.
     #[arg(required = true)]
     files: Vec<String>,
     /// How rows are read.
@@ -137,8 +137,8 @@ async fn check(arguments: Arguments) -> Result<u64, String> {
         let mut printer = Printer::new(arguments.format);
         for (number, file) in files.iter().enumerate() {
             let output = sink.as_mut().map(|sink| Output { sink, file: number, stored: 0 });
-            let opened = file.reader(&handle, 0).map_err(|error| format!("{}: {error}", file.name()))?;
-            let read = reader.read(&file.name(), opened, &mut report, output, |row| printer.row(&row));
+            let blocks = file.blocks(&handle, 0, 1).map_err(|error| format!("{}: {error}", file.name()))?;
+            let read = reader.read_blocks(&file.name(), blocks, &mut report, output, |row| printer.row(&row));
             if let Err(error) = read {
                 if let Some(sink) = sink {
                     sink.abandon();

@@ -132,6 +132,33 @@ async fn data_that_cannot_be_read_to_the_end_say_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_converted_like_lines_and_a_bad_row_of_it_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = data_plan(folder.path(), GOOD);
+    let golden = |name: &str| std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/parquet").join(name)).unwrap();
+    let place = folder.path().join("train.parquet");
+    plan["train"] = json!(place);
+    std::fs::write(&place, golden("pairs-snappy.parquet")).unwrap();
+    let train = verdict(&plan).await.data.unwrap().train.unwrap();
+    assert_eq!((train.rows, train.samples, train.duplicates), (50, 50, Some(0)));
+    for (content, reason, message) in [
+        (
+            golden("kinds.parquet"),
+            "BadRows",
+            "4 of 4 rows of PLACE break a rule; mend or remove them: train.parquet row 1: UnknownExampleTypeError: a row has the single key messages",
+        ),
+        (golden("no-rows.parquet"), "EmptyData", "PLACE has no rows"),
+        (golden("pairs-snappy.parquet")[..900].to_vec(), "Unreadable", "PLACE: the footer cannot be read as Parquet: "),
+    ] {
+        std::fs::write(&place, content).unwrap();
+        let [name, class, told, text] = &said(&verdict(&plan).await.checks)[0];
+        assert_eq!([name, class, told], ["TrainRows", "DataError", reason]);
+        let expected = format!("spec.trainDataPath: {}", message.replace("PLACE", &place.display().to_string()));
+        assert!(text.starts_with(&expected), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn data_that_take_too_long_are_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let mut context = context(&data_plan(folder.path(), GOOD), &[]);
