@@ -20,7 +20,7 @@ type Counters = Family<Label, Counter>;
 
 const PHASES: [Phase; 8] =
     [Phase::Pending, Phase::Queued, Phase::Starting, Phase::Running, Phase::Terminating, Phase::Completed, Phase::Stopped, Phase::Failed];
-const STAGES: [Stage; 3] = [Stage::Preflight, Stage::Train, Stage::Register];
+const STAGES: [Stage; 4] = [Stage::Preflight, Stage::Convert, Stage::Train, Stage::Register];
 const CLASSES: [FailureClass; 9] = [
     FailureClass::UserError,
     FailureClass::DataError,

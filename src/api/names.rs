@@ -31,6 +31,7 @@ pub fn base(run: &str, uid: &str) -> String {
 pub fn job(run: &str, uid: &str, stage: Stage, number: i64) -> String {
     let letter = match stage {
         Stage::Preflight => 'p',
+        Stage::Convert => 'c',
         Stage::Train => 'a',
         Stage::Register => 'r',
     };

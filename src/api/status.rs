@@ -96,6 +96,10 @@ pub struct FinetuneRunStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Time>,
 
+    /// Whether the tables of the data are files below the save folder now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tables_copied: bool,
+
     /// Number of the newest training attempt, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]

@@ -1,7 +1,7 @@
 //! The apply step: writes, and only writes, one plan. The cluster first, then the status, then events, which never fail it.
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource, ResourceExt};
@@ -82,7 +82,7 @@ fn count(ctx: &Context, seen: &Observed, new: &FinetuneRunStatus) {
             let (before, after) = (old.gpu_hours.unwrap_or_default(), new.gpu_hours.unwrap_or_default());
             ctx.metrics.attempt_ended(class, after.used - before.used, after.lost - before.lost);
         }
-        Stage::Register => {}
+        Stage::Convert | Stage::Register => {}
     }
 }
 
@@ -97,7 +97,7 @@ async fn change(ctx: &Context, namespace: &str, change: &Change) -> Result<Optio
             let result = maps.delete(name, &DeleteParams::default()).await.map(|_| ());
             gone_is_fine(result).map(|()| None).map_err(writing(format!("delete ConfigMap {namespace}/{name}")))
         }
-        Change::CreateStage { stage, ca } => create_stage(ctx, namespace, stage, ca.as_deref()).await,
+        Change::CreateStage { stage, ca, service } => create_stage(ctx, namespace, stage, ca.as_deref(), service.as_deref()).await,
         Change::DeleteJob { name, uid } => {
             let params = DeleteParams {
                 propagation_policy: Some(PropagationPolicy::Foreground),
@@ -110,14 +110,23 @@ async fn change(ctx: &Context, namespace: &str, change: &Change) -> Result<Optio
     }
 }
 
-/// The `ConfigMap`s first: a Job that exists always has what its pods mount. Returns the uid of the Job.
-async fn create_stage(ctx: &Context, namespace: &str, stage: &build::Stage, ca: Option<&ConfigMap>) -> Result<Option<String>, Error> {
+/// The Job last: one that exists always has what its pods mount and how its nodes find each other. Returns the uid of the Job.
+async fn create_stage(
+    ctx: &Context,
+    namespace: &str,
+    stage: &build::Stage,
+    ca: Option<&ConfigMap>,
+    service: Option<&Service>,
+) -> Result<Option<String>, Error> {
     let maps: Api<ConfigMap> = Api::namespaced(ctx.client.clone(), namespace);
     if let Some(ca) = ca {
         let name = ca.name_any();
         maps.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(ca))
             .await
             .map_err(writing(format!("apply ConfigMap {namespace}/{name}")))?;
+    }
+    if let Some(service) = service {
+        create(&Api::<Service>::namespaced(ctx.client.clone(), namespace), service).await?;
     }
     create(&maps, &stage.config).await?;
     let made = create(&Api::<Job>::namespaced(ctx.client.clone(), namespace), &stage.job).await?;

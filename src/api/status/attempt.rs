@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 
-/// The three stages of a run.
+/// The stages of a run; `Convert` is there only for tables.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Credentials and data.
     Preflight,
+    /// Copies tables to files.
+    Convert,
     /// Training.
     Train,
     /// Registration.
@@ -24,6 +26,7 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Preflight => "preflight",
+            Self::Convert => "convert",
             Self::Train => "train",
             Self::Register => "register",
         }
@@ -68,6 +71,10 @@ pub struct Retries {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub preflight_failures: i64,
+    /// Convert Jobs that were wanted so far: also the number of the next one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub conversions: i64,
     /// Training failures that count against `scheduling.maxRetries`.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000))]
@@ -80,6 +87,12 @@ pub struct Retries {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub registrations: i64,
+}
+
+// Most runs read no table, and their status does not speak of it.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// One attempt at training.

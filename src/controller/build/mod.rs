@@ -1,6 +1,7 @@
 //! Builds the Kubernetes objects of a run: pure, total and equal for equal input for ever; it reads no clock and no cluster.
 
 mod attachment;
+mod convert;
 pub mod environment;
 #[cfg(test)]
 mod golden;
@@ -33,6 +34,7 @@ use super::snapshot::{self, Snapshot};
 use crate::api::status::{Resolved, Stage as StageName};
 use crate::api::{FinetuneRun, names};
 
+pub use convert::{convert, is_table};
 pub use preflight::preflight;
 pub use register::register;
 #[cfg(test)]

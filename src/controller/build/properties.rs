@@ -86,9 +86,10 @@ proptest! {
     #[test]
     fn nothing_that_a_person_writes_reaches_a_command_line(text in "MARK(\\PC){0,20}") {
         let arguments = |stage: &Stage| [container(stage).command.clone().unwrap(), container(stage).args.clone().unwrap()].concat();
-        let [preflight, train, register] = hostile(&text, "a", "u", 2, 8).stages();
+        let [preflight, convert, train, register] = hostile(&text, "a", "u", 2, 8).stages();
         prop_assert_eq!(arguments(&preflight), ["/finetune-preflight", "run"]);
         prop_assert_eq!(arguments(&train), ["python", "-m", "finetune_llmfoundry", "train"]);
+        prop_assert_eq!(arguments(&convert), ["python", "-m", "finetune_llmfoundry", "convert"]);
         prop_assert_eq!(arguments(&register), ["python", "-m", "finetune_llmfoundry", "register"]);
     }
 
@@ -182,7 +183,7 @@ fn a_secret_of_kind_env_cannot_replace_what_the_operator_sets() {
 fn of_two_secrets_of_one_kind_the_first_sets_the_variables_and_both_are_mounted() {
     let mut sample = Sample::new();
     sample.snapshot.secrets = serde_json::from_value(json!([{"name": "mine", "kind": "hf"}, {"name": "default", "kind": "hf"}])).unwrap();
-    let [_, train, _] = sample.stages();
+    let [_, _, train, _] = sample.stages();
     let tokens = container(&train).env.iter().flatten().filter(|variable| variable.name == "HF_TOKEN");
     let secrets: Vec<_> = tokens.map(|variable| variable.value_from.as_ref().unwrap().secret_key_ref.as_ref().unwrap().name.clone()).collect();
     assert_eq!(secrets, ["mine"]);
@@ -195,18 +196,19 @@ fn of_two_secrets_of_one_kind_the_first_sets_the_variables_and_both_are_mounted(
 
 #[test]
 fn only_the_train_stage_has_a_token_and_it_is_for_the_report_endpoint() {
-    let [preflight, train, register] = Sample::on_gpus(1).stages();
+    let [preflight, convert, train, register] = Sample::on_gpus(1).stages();
     let audiences = |stage: &Stage| {
         let volumes = template(stage).spec.as_ref().unwrap().volumes.clone().unwrap();
         let sources = volumes.into_iter().filter_map(|volume| volume.projected).flat_map(|projected| projected.sources.unwrap());
         sources.filter_map(|source| source.service_account_token).map(|token| token.audience.unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!([audiences(&preflight), audiences(&train), audiences(&register)], [vec![], vec!["finetune.dev".to_owned()], vec![]]);
+    let found = [audiences(&preflight), audiences(&convert), audiences(&train), audiences(&register)];
+    assert_eq!(found, [vec![], vec![], vec!["finetune.dev".to_owned()], vec![]]);
 }
 
 #[test]
 fn the_check_itself_finds_what_the_restricted_profile_forbids() {
-    let [_, train, _] = Sample::new().stages();
+    let [_, _, train, _] = Sample::new().stages();
     let broken = |edit: fn(&mut k8s_openapi::api::core::v1::PodSpec)| {
         let mut pod = template(&train).clone();
         edit(pod.spec.as_mut().unwrap());

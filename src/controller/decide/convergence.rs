@@ -43,8 +43,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn whatever_dies_when_the_run_ends_and_no_job_is_made_twice(happenings in prop::collection::vec(happening(), 0..80)) {
-        let mut cluster = Cluster::registering();
+    fn whatever_dies_when_the_run_ends_and_no_job_is_made_twice(table in any::<bool>(), happenings in prop::collection::vec(happening(), 0..80)) {
+        let mut cluster = if table { Cluster::on_a_table() } else { Cluster::registering() };
         let mut sink: Option<Phase> = None;
         for happening in happenings {
             match happening {

@@ -110,6 +110,10 @@ impl<'a> Draft<'a> {
                 self.status.retries.preflights += 1;
                 self.status.retries.preflights - 1
             }
+            Stage::Convert => {
+                self.status.retries.conversions += 1;
+                self.status.retries.conversions - 1
+            }
             Stage::Train => {
                 let attempt = self.status.attempt.map_or(0, |attempt| attempt + 1);
                 self.status.attempt = Some(attempt);

@@ -2,6 +2,7 @@
 //! Secret or a failed Job is a result that stands in the status.
 
 mod accept;
+mod convert;
 mod draft;
 mod patience;
 mod phase;
@@ -20,7 +21,7 @@ mod tests;
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 
 use self::draft::Draft;
 use super::build::{self, Subject};
@@ -46,6 +47,8 @@ pub enum Change {
         stage: Box<build::Stage>,
         /// The CA of the report endpoint, for a trainer; applied, since it may be there already.
         ca: Option<Box<ConfigMap>>,
+        /// How the nodes of a trainer of several nodes find each other.
+        service: Option<Box<Service>>,
     },
     /// Delete the Job of this name and uid, and its pods with their grace.
     DeleteJob {
@@ -145,6 +148,7 @@ fn own(draft: &mut Draft<'_>, current: &CurrentJob, job: &JobFacts) -> Change {
         outcome => {
             match current.stage {
                 Stage::Preflight => preflight::ended(draft, current, outcome),
+                Stage::Convert => convert::ended(draft, current, outcome),
                 Stage::Train => train::ended(draft, current, outcome),
                 Stage::Register => register::ended(draft, current, outcome),
             }
@@ -168,6 +172,7 @@ fn gone(draft: &mut Draft<'_>, current: &CurrentJob) -> Change {
         match current.stage {
             Stage::Train => train::lost(draft, current),
             Stage::Preflight => preflight::lost(draft, current),
+            Stage::Convert => convert::lost(draft, current),
             Stage::Register => register::lost(draft, current),
         }
     }
@@ -202,10 +207,12 @@ fn choose(draft: &mut Draft<'_>) -> Change {
         Stage::Register
     } else if is_true(ConditionType::PreflightPassed) && is_true(ConditionType::DataReady) {
         Stage::Train
+    } else if is_true(ConditionType::PreflightPassed) && convert::is_due(draft) {
+        Stage::Convert
     } else {
         Stage::Preflight
     };
-    let checks_only = stage == Stage::Preflight && is_true(ConditionType::DataReady);
+    let checks_only = stage == Stage::Preflight && (is_true(ConditionType::DataReady) || convert::is_due(draft));
     draft.intend(stage, checks_only);
     Change::Keep
 }
@@ -250,7 +257,8 @@ fn create(draft: &mut Draft<'_>, current: &CurrentJob, snapshot: &Snapshot) -> C
         settings: &seen.settings,
     };
     let stage = match current.stage {
-        Stage::Preflight => build::preflight(&subject, current.number, !current.checks_only),
+        Stage::Preflight => build::preflight(&subject, current.number, !current.checks_only, draft.status.tables_copied),
+        Stage::Convert => build::convert(&subject, current.number),
         Stage::Train => train::stage(&subject, &draft.status, current.number),
         Stage::Register => match &draft.status.export {
             Some(export) => build::register(&subject, current.number, export, draft.mlflow()),
@@ -258,7 +266,8 @@ fn create(draft: &mut Draft<'_>, current: &CurrentJob, snapshot: &Snapshot) -> C
         },
     };
     let ca = (current.stage == Stage::Train).then(|| Box::new(build::ca(&subject, &seen.ca_pem)));
-    let change = Change::CreateStage { stage: Box::new(stage), ca };
+    let service = build::service(&subject).filter(|_| current.stage == Stage::Train).map(Box::new);
+    let change = Change::CreateStage { stage: Box::new(stage), ca, service };
     draft.look_again(30);
     change
 }

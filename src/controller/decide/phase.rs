@@ -61,10 +61,16 @@ pub(super) fn summarize(draft: &Draft<'_>) -> Summary {
         };
     };
     match job.stage {
-        Stage::Preflight if job.checks_only => summary(Phase::Pending, "Checking", "credentials are checked again before the next attempt"),
+        Stage::Preflight if job.checks_only && status.attempt.is_some() => {
+            summary(Phase::Pending, "Checking", "credentials are checked again before the next attempt")
+        }
         Stage::Preflight => match unready(draft) {
             Some(why) => summary(Phase::Pending, "PreflightStarting", why),
             None => summary(Phase::Pending, "Checking", "credentials and data are checked; no GPU is taken yet"),
+        },
+        Stage::Convert => match unready(draft) {
+            Some(why) => summary(Phase::Pending, "ConvertStarting", why),
+            None => summary(Phase::Pending, "Converting", "tables are copied to files; no GPU is taken yet"),
         },
         Stage::Train => match &draft.seen.job {
             JobSeen::Own(own) if matches!(own.outcome, Outcome::Open) && own.deleting => {
@@ -100,11 +106,11 @@ fn completed(draft: &Draft<'_>) -> Summary {
     summary(Phase::Completed, "Completed", message)
 }
 
-/// Why the preflight pod does not run yet, if there is something to say.
+/// Why the pod of a stage without GPUs does not run yet, if there is something to say.
 fn unready(draft: &Draft<'_>) -> Option<String> {
     let pod = draft.seen.pods.first()?;
     if let Some(why) = &pod.unschedulable {
-        return Some(format!("no node fits the preflight pod: {why}"));
+        return Some(format!("no node fits pod {}: {why}", pod.name));
     }
-    problem(pod).map(|(_, why)| format!("the preflight pod waits: {why}"))
+    problem(pod).map(|(_, why)| format!("pod {} waits: {why}", pod.name))
 }

@@ -4,6 +4,7 @@ use super::draft::{Draft, failure};
 use crate::api::TaskType;
 use crate::api::condition::ConditionType;
 use crate::api::status::{CurrentJob, DataSet, DataStatus, EventType, Failure, FailureClass, MlflowRun, Stage, Tracking};
+use crate::controller::build;
 use crate::controller::classify::{self, cut};
 use crate::controller::facts::{Container, Outcome};
 use crate::controller::observed::SnapshotSeen;
@@ -65,11 +66,11 @@ fn passed(draft: &mut Draft<'_>, current: &CurrentJob, verdict: &Verdict) {
         format!("credentials were not checked, as the run asks; passed: {summary}")
     };
     draft.set(ConditionType::PreflightPassed, Some(true), "Passed", &checked);
-    if first {
-        draft.event(EventType::CheckPassed, &checked);
-    }
     if current.checks_only {
         return;
+    }
+    if first {
+        draft.event(EventType::CheckPassed, &checked);
     }
     match data_status(draft, verdict) {
         Ok(data) => {
@@ -113,7 +114,7 @@ fn data_status(draft: &Draft<'_>, verdict: &Verdict) -> Result<DataStatus, &'sta
             .ok_or("the preflight names converted data outside the save folder")?;
         let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         Ok(DataSet {
-            source: if source.source.is_empty() { fallback.to_owned() } else { cut(&source.source, 1024) },
+            source: if source.source.is_empty() || build::is_table(fallback) { fallback.to_owned() } else { cut(&source.source, 1024) },
             digest: cut(&source.digest, 128),
             rows: count(source.rows),
             tokens: count(source.tokens),

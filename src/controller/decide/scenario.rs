@@ -66,6 +66,14 @@ impl Cluster {
         Self::new(run)
     }
 
+    /// A run whose training data are a table.
+    pub(super) fn on_a_table() -> Self {
+        let mut run = FinetuneRun::sample();
+        run.spec.train_data_path = "main.raw.rows".into();
+        run.spec.data_prep_cluster_id = Some("0101-cluster".into());
+        Self::new(run)
+    }
+
     pub(super) fn status(&self) -> FinetuneRunStatus {
         self.run.status.clone().unwrap_or_default()
     }
@@ -165,7 +173,8 @@ impl Cluster {
     pub(super) fn end(&mut self, code: i32, message: &str) {
         let Some((stage, name)) = self.current() else { return };
         let now = self.now;
-        if stage == Stage::Preflight && code == 0 {
+        let checks_only = self.status().current_job.is_some_and(|job| job.checks_only);
+        if stage == Stage::Preflight && code == 0 && !checks_only {
             self.proved = true;
         }
         let Some(job) = self.jobs.get_mut(&name) else { return };
@@ -183,6 +192,7 @@ impl Cluster {
     pub(super) fn end_well(&mut self) {
         let message = match self.current() {
             Some((Stage::Preflight, _)) => self.verdict(),
+            Some((Stage::Convert, _)) => String::new(),
             Some((Stage::Train, _)) => farewell(),
             Some((Stage::Register, _)) => {
                 json!({"runUid": "uid-1", "model": {"name": "main.models.sample", "version": "1", "uri": "models:/main.models.sample/1"}}).to_string()

@@ -358,3 +358,64 @@ fn what_the_data_report_tells_stands_in_the_status() {
     let told = cluster.status().conditions.into_iter().find(|condition| condition.type_ == "DataReady").unwrap().message;
     assert_eq!(told, "80 rows, 900 tokens; 7 the same as an earlier row; a longer context");
 }
+
+#[test]
+fn a_table_is_copied_once_its_checks_passed_and_only_then_are_its_rows_judged() {
+    let mut cluster = running(Cluster::on_a_table(), Stage::Preflight);
+    assert!(cluster.status().current_job.unwrap().checks_only);
+    let mut cluster = {
+        cluster.end_well();
+        running(cluster, Stage::Convert)
+    };
+    assert_eq!((cluster.phase(), cluster.status().reason.as_deref()), (Phase::Pending, Some("Converting")));
+    cluster.end(0, "");
+    let mut cluster = running(cluster, Stage::Preflight);
+    assert!(cluster.status().tables_copied && !cluster.status().current_job.unwrap().checks_only);
+    cluster.end_well();
+    let mut cluster = running(cluster, Stage::Train);
+    assert_eq!(cluster.status().data.unwrap().train.unwrap().source, "main.raw.rows");
+    cluster.end(60, "");
+    let mut cluster = running(cluster, Stage::Train);
+    cluster.end_well();
+    cluster.settle();
+    assert_eq!(cluster.phase(), Phase::Completed);
+    let stages: String = cluster.created.keys().filter_map(|name| name.rsplit('-').next()?.chars().next()).collect();
+    assert_eq!(stages, "aacppp", "one conversion for two attempts");
+    assert_eq!(cluster.event_types().iter().filter(|type_| **type_ == "CHECK_PASSED").count(), 1);
+}
+
+#[test]
+fn a_conversion_that_a_service_fails_is_tried_again_and_one_that_the_user_must_mend_is_not() {
+    let mut cluster = running(Cluster::on_a_table(), Stage::Preflight);
+    cluster.end_well();
+    let mut cluster = running(cluster, Stage::Convert);
+    cluster.end(70, "");
+    cluster.settle();
+    assert_eq!((cluster.phase(), cluster.status().retries.conversions), (Phase::Pending, 1));
+    cluster.wait(11);
+    let mut cluster = running(cluster, Stage::Convert);
+    cluster.end(10, r#"{"runUid": "uid-1", "exception": "DeltaTableNotFoundError: main.raw.rows"}"#);
+    cluster.settle();
+    let failure = cluster.status().failure.unwrap();
+    assert_eq!((cluster.phase(), failure.class, failure.stage), (Phase::Failed, FailureClass::UserError, Stage::Convert));
+    assert_eq!(cluster.event_types(), ["CREATED", "CHECK_FAILED", "FAILED_EXCEPTION", "FAILED"]);
+}
+
+#[test]
+fn only_the_trainer_of_several_nodes_gets_a_way_for_them_to_find_each_other() {
+    let services = |nodes: i32| {
+        let mut run = FinetuneRun::sample();
+        run.spec.compute = serde_json::from_value(serde_json::json!({"nodes": nodes, "gpusPerNode": 2})).unwrap();
+        let mut cluster = Cluster::new(run);
+        let mut found = Vec::new();
+        for _ in 0..20 {
+            if let Change::CreateStage { stage, service, .. } = cluster.step(Writes::All).change {
+                found.push((stage.job.metadata.name.unwrap().rsplit('-').next().unwrap().to_owned(), service.is_some()));
+                cluster.end_well();
+            }
+        }
+        found
+    };
+    let stages = |train: bool| vec![("p0".to_owned(), false), ("a0".to_owned(), train)];
+    assert_eq!((services(1), services(2)), (stages(false), stages(true)));
+}
