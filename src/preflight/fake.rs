@@ -22,7 +22,7 @@ use super::plan::Plan;
 use super::verdict::Check;
 
 /// What every credential of the tests holds; it must never be seen outside of a request.
-pub(super) const CANARY: &str = "canary-of-a-secret";
+pub(super) const CANARY: &str = "hf_canary-of-a-secret";
 
 /// One request, as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use super::oci::{Identity, Unusable};
 use super::plan::SecretMount;
+use super::workspace;
 use crate::api::secret_ref::SecretKind;
 
 /// A value larger than this is no credential.
@@ -23,10 +28,12 @@ pub enum Lack {
     Keys(&'static str),
     /// It lacks the key that the run names.
     Key(String),
-    /// Its `credentials` file has no such profile.
+    /// Its files `credentials` and `config` have no such profile.
     Profile(String),
-    /// A key holds something else than it should.
-    Malformed(&'static str),
+    /// Its profile says something that is not supported, or lacks what is needed.
+    ProfileEntries(String, &'static str),
+    /// A key holds something else than it should; what it should hold.
+    Malformed(&'static str, &'static str),
 }
 
 impl Mounted {
@@ -89,22 +96,40 @@ pub fn lack(secret: &SecretMount) -> Option<Lack> {
     let all = |keys: &[&str], said: &'static str| (!keys.iter().all(|key| has(key))).then_some(Lack::Keys(said));
     match secret.kind {
         SecretKind::S3 if has("AWS_ACCESS_KEY_ID") && has("AWS_SECRET_ACCESS_KEY") => None,
-        SecretKind::S3 => match value(secret, "credentials") {
-            None => Some(Lack::Keys("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a file credentials)")),
-            Some(text) => {
-                let profile = profile_name(secret);
-                (!profiles(&text).contains_key(&profile)).then_some(Lack::Profile(profile))
-            }
-        },
-        SecretKind::Gcp => match value(secret, "credentials") {
-            None => Some(Lack::Keys("credentials")),
-            Some(text) => serde_json::from_str::<serde_json::Map<_, _>>(&text).is_err().then_some(Lack::Malformed("credentials")),
-        },
-        SecretKind::Azure if has("AZURE_STORAGE_ACCOUNT_NAME") && (has("AZURE_STORAGE_ACCOUNT_KEY") || has("AZURE_STORAGE_SAS_TOKEN")) => None,
+        SecretKind::S3 if has("credentials") => profile_lack(secret),
+        SecretKind::S3 => Some(Lack::Keys("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a file credentials)")),
+        SecretKind::Gcp => all(&["credentials"], "credentials").or_else(|| {
+            let is_key = value(secret, "credentials").is_some_and(|text| is_google_key(&text));
+            malformed(is_key, "credentials", "the JSON key file of a service account")
+        }),
+        SecretKind::Azure if has("AZURE_STORAGE_ACCOUNT_NAME") && (has("AZURE_STORAGE_ACCOUNT_KEY") || has("AZURE_STORAGE_SAS_TOKEN")) => {
+            let is = |key: &str, test: fn(&str) -> bool| value(secret, key).is_none_or(|text| test(&text));
+            // The account becomes part of the host's name.
+            let is_name = |text: &str| text.len() <= 24 && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+            malformed(is("AZURE_STORAGE_ACCOUNT_NAME", is_name), "AZURE_STORAGE_ACCOUNT_NAME", "the name of a storage account")
+                .or_else(|| {
+                    malformed(
+                        is("AZURE_STORAGE_ACCOUNT_KEY", |text| BASE64_STANDARD.decode(text).is_ok()),
+                        "AZURE_STORAGE_ACCOUNT_KEY",
+                        "an account key",
+                    )
+                })
+                .or_else(|| malformed(is("AZURE_STORAGE_SAS_TOKEN", |text| text.contains("sig=")), "AZURE_STORAGE_SAS_TOKEN", "a SAS token"))
+        }
         SecretKind::Azure => Some(Lack::Keys("AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or AZURE_STORAGE_SAS_TOKEN)")),
-        SecretKind::Oci => all(&["config", "key_file"], "config and key_file"),
-        SecretKind::Databricks => all(&["DATABRICKS_HOST", "DATABRICKS_TOKEN"], "DATABRICKS_HOST and DATABRICKS_TOKEN"),
-        SecretKind::Hf => all(&["HF_TOKEN"], "HF_TOKEN"),
+        SecretKind::Oci => all(&["config", "key_file"], "config and key_file").or_else(|| match Identity::of(secret) {
+            Ok(_) => None,
+            Err(Unusable::Key) => Some(Lack::Malformed("key_file", "an RSA key in PEM without passphrase")),
+            Err(Unusable::Config) => Some(Lack::Malformed("config", "a section DEFAULT with tenancy, user, fingerprint and region")),
+        }),
+        SecretKind::Databricks => all(&["DATABRICKS_HOST", "DATABRICKS_TOKEN"], "DATABRICKS_HOST and DATABRICKS_TOKEN").or_else(|| {
+            let is_host = value(secret, "DATABRICKS_HOST").is_some_and(|text| workspace::address(&text).is_some());
+            malformed(is_host, "DATABRICKS_HOST", "https:// and the host of a workspace")
+        }),
+        SecretKind::Hf => all(&["HF_TOKEN"], "HF_TOKEN").or_else(|| {
+            let is_token = value(secret, "HF_TOKEN").is_some_and(|text| text.starts_with("hf_"));
+            malformed(is_token, "HF_TOKEN", "a token of the hub, which starts with hf_")
+        }),
         SecretKind::Wandb => all(&["WANDB_API_KEY"], "WANDB_API_KEY"),
         SecretKind::Mlflow if has("MLFLOW_TRACKING_TOKEN") || (has("MLFLOW_TRACKING_USERNAME") && has("MLFLOW_TRACKING_PASSWORD")) => None,
         SecretKind::Mlflow => Some(Lack::Keys("MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)")),
@@ -115,10 +140,36 @@ pub fn lack(secret: &SecretMount) -> Option<Lack> {
     }
 }
 
+fn malformed(is_fine: bool, key: &'static str, wanted: &'static str) -> Option<Lack> {
+    (!is_fine).then_some(Lack::Malformed(key, wanted))
+}
+
+/// The kinds of credentials that a pod can use without a browser or a metadata service.
+fn is_google_key(text: &str) -> bool {
+    let Ok(key) = serde_json::from_str::<serde_json::Value>(text) else { return false };
+    let has = |names: &[&str]| names.iter().all(|name| key[*name].as_str().is_some_and(|text| !text.is_empty()));
+    match key["type"].as_str() {
+        Some("service_account") => has(&["client_email", "private_key", "private_key_id"]),
+        Some("authorized_user") => has(&["client_id", "client_secret", "refresh_token"]),
+        _ => false,
+    }
+}
+
+fn profile_lack(secret: &SecretMount) -> Option<Lack> {
+    let name = profile_name(secret);
+    let Some(entries) = all_profiles(secret).remove(&name) else { return Some(Lack::Profile(name)) };
+    if entries.contains_key("endpoint_url") {
+        return Some(Lack::ProfileEntries(name, "names an endpoint_url, which only spec.s3.endpointUrl may"));
+    }
+    let has_keys = ["aws_access_key_id", "aws_secret_access_key"].iter().all(|key| entries.contains_key(*key));
+    (!has_keys)
+        .then_some(Lack::ProfileEntries(name, "has no aws_access_key_id and aws_secret_access_key: roles, SSO and processes are not supported"))
+}
+
 /// Keys of an AWS profile.
 pub type Profile = BTreeMap<String, String>;
 
-/// The profile that a Secret's `credentials` file is read for: the named one, the only one, or `default`.
+/// The profile that a Secret is read for: the named one, the only one in `credentials`, or `default`.
 #[must_use]
 pub fn profile_name(secret: &SecretMount) -> String {
     if let Some(name) = &secret.profile {
@@ -129,6 +180,17 @@ pub fn profile_name(secret: &SecretMount) -> String {
         Some(only) if all.len() == 1 => only.clone(),
         _ => "default".to_owned(),
     }
+}
+
+/// The profiles of `config`, with what `credentials` says of them instead.
+#[must_use]
+pub fn all_profiles(secret: &SecretMount) -> BTreeMap<String, Profile> {
+    let of = |file: &str| value(secret, file).map(|text| profiles(&text)).unwrap_or_default();
+    let mut all = of("config");
+    for (name, entries) in of("credentials") {
+        all.entry(name).or_default().extend(entries);
+    }
+    all
 }
 
 /// The profiles of an AWS `credentials` or `config` file.
@@ -158,6 +220,7 @@ pub fn profiles(text: &str) -> BTreeMap<String, Profile> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::preflight::fake::oci::{CONFIG, KEY};
 
     fn secret(kind: SecretKind, keys: &[(&str, &str)]) -> (tempfile::TempDir, SecretMount) {
         let folder = tempfile::tempdir().unwrap();
@@ -183,19 +246,67 @@ mod tests {
         use SecretKind::{Azure, Databricks, Env, Gcp, Hf, Mlflow, Mounted, Oci, S3, Wandb};
         let keys = |said| Some(Lack::Keys(said));
         let s3 = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a file credentials)";
-        let cases: [Case; 18] = [
+        const GOOGLE: &str = r#"{"type":"service_account","client_email":"a@b","private_key":"p","private_key_id":"i"}"#;
+        let malformed = |key, wanted| Some(Lack::Malformed(key, wanted));
+        let google = malformed("credentials", "the JSON key file of a service account");
+        let profile = |said| Some(Lack::ProfileEntries("one".into(), said));
+        let no_keys = profile("has no aws_access_key_id and aws_secret_access_key: roles, SSO and processes are not supported");
+        let cases: [Case; 37] = [
             (S3, &[], Some(Lack::Secret)),
             (S3, &[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")], None),
             (S3, &[("AWS_ACCESS_KEY_ID", "a")], keys(s3)),
             (S3, &[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", " \n")], keys(s3)),
-            (S3, &[("credentials", "[one]\naws_access_key_id=a")], None),
+            (S3, &[("credentials", "[one]\naws_access_key_id=a\naws_secret_access_key=b")], None),
+            (S3, &[("credentials", "[one]\naws_access_key_id=a"), ("config", "[profile one]\naws_secret_access_key=b")], None),
+            (S3, &[("credentials", "[one]\naws_access_key_id=a")], no_keys.clone()),
+            (S3, &[("credentials", "[one]"), ("config", "[profile one]\nrole_arn=r\nsource_profile=x")], no_keys),
+            (
+                S3,
+                &[("credentials", "[one]\naws_access_key_id=a\naws_secret_access_key=b\nendpoint_url=http://x")],
+                profile("names an endpoint_url, which only spec.s3.endpointUrl may"),
+            ),
             (S3, &[("credentials", "[one]\n[two]")], Some(Lack::Profile("default".into()))),
-            (Gcp, &[("credentials", "{}")], None),
-            (Gcp, &[("credentials", "x")], Some(Lack::Malformed("credentials"))),
-            (Azure, &[("AZURE_STORAGE_ACCOUNT_NAME", "a"), ("AZURE_STORAGE_SAS_TOKEN", "b")], None),
+            (S3, &[("config", "[default]\naws_access_key_id=a\naws_secret_access_key=b")], keys(s3)),
+            (Gcp, &[("credentials", GOOGLE)], None),
+            (Gcp, &[("credentials", r#"{"type":"authorized_user","client_id":"a","client_secret":"b","refresh_token":"c"}"#)], None),
+            (Gcp, &[("credentials", "{}")], google.clone()),
+            (Gcp, &[("credentials", r#"{"type":"external_account"}"#)], google.clone()),
+            (Gcp, &[("credentials", "x")], google),
+            (Azure, &[("AZURE_STORAGE_ACCOUNT_NAME", "a1"), ("AZURE_STORAGE_SAS_TOKEN", "?sv=1&sig=b")], None),
+            (Azure, &[("AZURE_STORAGE_ACCOUNT_NAME", "a1"), ("AZURE_STORAGE_ACCOUNT_KEY", "YQ==")], None),
+            (
+                Azure,
+                &[("AZURE_STORAGE_ACCOUNT_NAME", "a1"), ("AZURE_STORAGE_ACCOUNT_KEY", "a b")],
+                malformed("AZURE_STORAGE_ACCOUNT_KEY", "an account key"),
+            ),
+            (Azure, &[("AZURE_STORAGE_ACCOUNT_NAME", "a1"), ("AZURE_STORAGE_SAS_TOKEN", "b")], malformed("AZURE_STORAGE_SAS_TOKEN", "a SAS token")),
+            (
+                Azure,
+                &[("AZURE_STORAGE_ACCOUNT_NAME", "evil.example/"), ("AZURE_STORAGE_ACCOUNT_KEY", "YQ==")],
+                malformed("AZURE_STORAGE_ACCOUNT_NAME", "the name of a storage account"),
+            ),
+            (
+                Azure,
+                &[("AZURE_STORAGE_ACCOUNT_NAME", "a1")],
+                keys("AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or AZURE_STORAGE_SAS_TOKEN)"),
+            ),
             (Oci, &[("config", "a")], keys("config and key_file")),
+            (Oci, &[("config", CONFIG), ("key_file", KEY)], None),
+            (Oci, &[("config", CONFIG), ("key_file", "x")], malformed("key_file", "an RSA key in PEM without passphrase")),
+            (
+                Oci,
+                &[("config", "[DEFAULT]\nuser=u"), ("key_file", KEY)],
+                malformed("config", "a section DEFAULT with tenancy, user, fingerprint and region"),
+            ),
             (Databricks, &[("DATABRICKS_HOST", "a")], keys("DATABRICKS_HOST and DATABRICKS_TOKEN")),
-            (Hf, &[("HF_TOKEN", "t")], None),
+            (Databricks, &[("DATABRICKS_HOST", "h.example"), ("DATABRICKS_TOKEN", "t")], None),
+            (
+                Databricks,
+                &[("DATABRICKS_HOST", "https://u:p@h.example"), ("DATABRICKS_TOKEN", "t")],
+                malformed("DATABRICKS_HOST", "https:// and the host of a workspace"),
+            ),
+            (Hf, &[("HF_TOKEN", "hf_t")], None),
+            (Hf, &[("HF_TOKEN", "t")], malformed("HF_TOKEN", "a token of the hub, which starts with hf_")),
             (Hf, &[("token", "t")], keys("HF_TOKEN")),
             (Wandb, &[("token", "t")], keys("WANDB_API_KEY")),
             (Mlflow, &[("MLFLOW_TRACKING_TOKEN", "t")], None),

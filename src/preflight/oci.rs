@@ -32,8 +32,8 @@ pub(super) struct Identity {
 /// Which key of the Secret cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unusable {
-    /// `config` lacks an entry of its default section.
-    Config(&'static str),
+    /// `config` has no default section that says who asks and where.
+    Config,
     /// `key_file` is no RSA key in PEM, or is protected by a passphrase.
     Key,
 }
@@ -44,12 +44,12 @@ impl Identity {
         let all = profiles(&mounted::value(secret, "config").unwrap_or_default());
         let entries = all.get("DEFAULT").cloned().unwrap_or_default();
         let plain = |text: &&String| text.len() <= 256 && text.chars().all(|c| c.is_ascii_alphanumeric() || "._:-".contains(c));
-        let entry = |name: &'static str| entries.get(name).filter(plain).cloned().ok_or(Unusable::Config(name));
+        let entry = |name: &str| entries.get(name).filter(plain).cloned().ok_or(Unusable::Config);
         let id = [entry("tenancy")?, entry("user")?, entry("fingerprint")?].join("/");
         // The region becomes part of the host's name.
         let region = entry("region")?;
         if !region.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-            return Err(Unusable::Config("region"));
+            return Err(Unusable::Config);
         }
         let pem = mounted::value(secret, "key_file").ok_or(Unusable::Key)?;
         Ok(Self { id, region, namespace: entry("namespace").ok(), key: key(&pem).ok_or(Unusable::Key)? })
@@ -205,10 +205,10 @@ mod tests {
             Identity::of(&secret).err()
         };
         assert_eq!(of(CONFIG, KEY), None);
-        assert_eq!(of(&CONFIG.replace("user=", "usr="), KEY), Some(Unusable::Config("user")));
-        assert_eq!(of(&CONFIG.replace("eu-frankfurt-1", "evil.example/"), KEY), Some(Unusable::Config("region")));
-        assert_eq!(of(&CONFIG.replace("eu-frankfurt-1", "a.b"), KEY), Some(Unusable::Config("region")));
-        assert_eq!(of(&CONFIG.replace("DEFAULT", "OTHER"), KEY), Some(Unusable::Config("tenancy")));
+        assert_eq!(of(&CONFIG.replace("user=", "usr="), KEY), Some(Unusable::Config));
+        assert_eq!(of(&CONFIG.replace("eu-frankfurt-1", "evil.example/"), KEY), Some(Unusable::Config));
+        assert_eq!(of(&CONFIG.replace("eu-frankfurt-1", "a.b"), KEY), Some(Unusable::Config));
+        assert_eq!(of(&CONFIG.replace("DEFAULT", "OTHER"), KEY), Some(Unusable::Config));
         assert_eq!(of(CONFIG, "no key"), Some(Unusable::Key));
         let protected = KEY.replacen('\n', "\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n", 1);
         assert_eq!(of(CONFIG, &protected), Some(Unusable::Key));

@@ -26,6 +26,7 @@ use crate::api::secret_ref::SecretKind;
 use crate::data::source::Location;
 
 const CLAIMS: &str = "/var/run/finetune/claims";
+const GOOGLE: &str = "https://storage.googleapis.com";
 const AZURE_HOST: &str = "blob.core.windows.net";
 
 /// A place that can be read, and written where the credential allows it.
@@ -149,12 +150,7 @@ impl Stores {
         let endpoint = self.s3.as_ref().and_then(|s3| s3.endpoint_url.clone());
         let mut connector = Connector::with_secret(&self.dialer);
         if let Some(secret) = self.secrets.of(SecretKind::S3) {
-            let profile = mounted::profile_name(secret);
-            let profile_of = |file: &str| {
-                let text = mounted::value(secret, file).unwrap_or_default();
-                mounted::profiles(&text).remove(&profile).unwrap_or_default()
-            };
-            let mut keys = profile_of("credentials");
+            let mut keys = mounted::all_profiles(secret).remove(&mounted::profile_name(secret)).unwrap_or_default();
             let mut key = |name: &str| mounted::value(secret, name).or_else(|| keys.remove(&name.to_ascii_lowercase()));
             // Empty ones are refused by the store, and not replaced by an identity that nobody asked for.
             builder = builder
@@ -163,7 +159,7 @@ impl Stores {
             if let Some(token) = key("AWS_SESSION_TOKEN") {
                 builder = builder.with_token(token);
             }
-            region = region.or_else(|| profile_of("config").remove("region")).or_else(|| keys.remove("region"));
+            region = region.or_else(|| keys.remove("region"));
         } else {
             let host = endpoint.as_deref().and_then(|endpoint| Url::parse(endpoint).ok()).and_then(|url| url.host_str().map(str::to_owned));
             let region = region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned());
@@ -183,7 +179,8 @@ impl Stores {
     }
 
     fn gcs(&self, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
-        let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(bucket).with_retry(self.dialer.retry());
+        // A key file could name another server than training will speak to.
+        let mut builder = GoogleCloudStorageBuilder::new().with_base_url(GOOGLE).with_bucket_name(bucket).with_retry(self.dialer.retry());
         if let Some(secret) = self.secrets.of(SecretKind::Gcp) {
             let credentials = mounted::value(secret, "credentials").unwrap_or_default();
             let is_key = serde_json::from_str::<serde_json::Value>(&credentials).is_ok_and(|value| value["type"] != "authorized_user");
@@ -194,7 +191,7 @@ impl Stores {
             };
             return Ok(Arc::new(builder.with_http_connector(Connector::with_secret(&self.dialer)).build()?));
         }
-        let connector = Connector::with_identity(&self.dialer, "storage.googleapis.com".to_owned());
+        let connector = Connector::with_identity(&self.dialer, GOOGLE.trim_start_matches("https://").to_owned());
         Ok(Arc::new(builder.with_http_connector(connector).build()?))
     }
 

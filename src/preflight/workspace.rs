@@ -45,10 +45,11 @@ impl Workspace {
     }
 }
 
-/// The address of a workspace: of a host or a URL only the host counts, and the token never travels in the clear.
+/// The address of a workspace: of a host or a URL only the host counts. Without a scheme it is spoken to over TLS.
 pub(super) fn address(text: &str) -> Option<Url> {
     let text = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
-    let url = Url::parse(&text).ok().filter(|url| url.scheme() == "https" && url.username().is_empty() && url.password().is_none())?;
+    let url =
+        Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none())?;
     Url::parse(&url[..url::Position::BeforePath]).ok()
 }
 
@@ -103,11 +104,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_workspace_is_a_host_that_is_spoken_to_over_tls() {
+    fn a_workspace_is_a_host() {
         for text in ["dbc-1.cloud.databricks.com", "https://dbc-1.cloud.databricks.com/", "https://dbc-1.cloud.databricks.com/?o=12#job/1"] {
             assert_eq!(address(text).unwrap().as_str(), "https://dbc-1.cloud.databricks.com/", "{text}");
         }
-        for text in ["http://dbc-1.cloud.databricks.com", "https://u:p@h", "", "https://", "file:///x"] {
+        for text in ["https://u:p@h", "", "https://", "file:///x"] {
             assert_eq!(address(text), None, "{text}");
         }
     }

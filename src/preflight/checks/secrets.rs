@@ -13,7 +13,8 @@ pub(super) fn check(secrets: &Mounted) -> Outcome {
         Lack::Secret => "SecretMissing",
         Lack::Keys(_) | Lack::Key(_) => "SecretKeyMissing",
         Lack::Profile(_) => "ProfileMissing",
-        Lack::Malformed(_) => "SecretMalformed",
+        Lack::ProfileEntries(..) => "ProfileUnsupported",
+        Lack::Malformed(..) => "SecretMalformed",
     };
     let sentences: Vec<_> = lacks
         .iter()
@@ -24,7 +25,8 @@ pub(super) fn check(secrets: &Mounted) -> Outcome {
                 Lack::Keys(keys) => format!("Secret {name} lacks {keys}; add what is missing"),
                 Lack::Key(key) => format!("Secret {name} lacks the key {key}; add it"),
                 Lack::Profile(profile) => format!("Secret {name} has no profile {profile} in its file credentials; add it or set profile"),
-                Lack::Malformed(key) => format!("Secret {name} holds no JSON in {key}; put the service account's key file there"),
+                Lack::ProfileEntries(profile, said) => format!("the profile {profile} of Secret {name} {said}"),
+                Lack::Malformed(key, wanted) => format!("{key} of Secret {name} is not {wanted}; put that there"),
             }
         })
         .collect();
@@ -35,7 +37,7 @@ fn rank(lack: &Lack) -> u8 {
     match lack {
         Lack::Secret => 0,
         Lack::Keys(_) | Lack::Key(_) => 1,
-        Lack::Profile(_) | Lack::Malformed(_) => 2,
+        Lack::Profile(_) | Lack::ProfileEntries(..) | Lack::Malformed(..) => 2,
     }
 }
 
@@ -54,7 +56,7 @@ mod tests {
         let secrets = Mounted::new(&[mount("hub", here), mount("gone", "/nowhere")]);
         let message = "Secret gone does not exist in this namespace or is empty; make it. Secret hub lacks HF_TOKEN; add what is missing";
         assert_eq!(check(&secrets), Err(Failure::credential("SecretMissing", message.to_owned())));
-        std::fs::write(folder.path().join("HF_TOKEN"), "t").unwrap();
+        std::fs::write(folder.path().join("HF_TOKEN"), "hf_t").unwrap();
         assert_eq!(check(&Mounted::new(&[mount("hub", here)])), Ok(()));
     }
 }

@@ -167,3 +167,39 @@ async fn a_probe_is_deleted_though_its_check_was_given_up() {
     assert_eq!((last.method.as_str(), last.path.as_str()), ("POST", "/out?delete"));
     assert!(String::from_utf8(last.body).unwrap().contains("<Key>x/my-run/preflight-probe-u-1</Key>"));
 }
+
+#[tokio::test]
+async fn no_check_says_what_is_in_a_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = plan(folder.path());
+    // Each value is its own canary, in a form that its kind does not take.
+    let secrets = [
+        ("s3", "credentials", "[default]\naws_secret_access_key=hf_canary-of-a-secret\nrole_arn=hf_canary-of-a-secret"),
+        ("gcp", "credentials", "{\"type\":\"hf_canary-of-a-secret\"}"),
+        ("azure", "AZURE_STORAGE_ACCOUNT_NAME", "hf_canary-of-a-secret"),
+        ("azure", "AZURE_STORAGE_ACCOUNT_KEY", "hf_canary-of-a-secret"),
+        ("oci", "config", "[DEFAULT]\nuser=hf_canary-of-a-secret"),
+        ("oci", "key_file", "hf_canary-of-a-secret"),
+        ("databricks", "DATABRICKS_HOST", "https://u:hf_canary-of-a-secret@h"),
+        ("databricks", "DATABRICKS_TOKEN", "hf_canary-of-a-secret"),
+        ("hf", "HF_TOKEN", "not-hf_canary-of-a-secret"),
+    ];
+    let mut mounts = Vec::new();
+    for (kind, key, value) in secrets {
+        let path = folder.path().join("malformed").join(kind);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join(key), value).unwrap();
+        let mount = json!({"name": format!("bad-{kind}"), "kind": kind, "path": path});
+        if !mounts.contains(&mount) {
+            mounts.push(mount);
+        }
+    }
+    plan["secrets"] = json!(mounts);
+    let found = failures(&context(&plan, &[])).await;
+    let message = "spec.secrets: the profile default of Secret bad-s3 has no aws_access_key_id and aws_secret_access_key: roles, SSO and processes are not \
+                   supported. credentials of Secret bad-gcp is not the JSON key file of a service account; put that there. AZURE_STORAGE_ACCOUNT_NAME of \
+                   Secret bad-azure is not the name of a storage account; put that there. config of Secret bad-oci is not a section DEFAULT with tenancy, \
+                   user, fingerprint and region; put that there. DATABRICKS_HOST of Secret bad-databricks is not https:// and the host of a workspace; put \
+                   that there. HF_TOKEN of Secret bad-hf is not a token of the hub, which starts with hf_; put that there";
+    assert_eq!(found, [failed("Secrets", "CredentialError", "ProfileUnsupported", message)]);
+}
