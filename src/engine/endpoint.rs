@@ -104,9 +104,16 @@ fn denied_v6(ip: Ipv6Addr) -> Option<&'static str> {
         _ if ip.is_loopback() || ip.is_unspecified() => Some("a loopback address"),
         _ if ip.is_unicast_link_local() => Some("a link-local address"),
         _ if ip.is_multicast() => Some("a multicast address"),
-        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => Some("the address of a metadata service"),
-        // An IPv4 address in IPv6: mapped, compatible, NAT64, 6to4.
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => embedded(high, low),
+        // Several services of one cloud: the instance's, the time, the pods' identity.
+        [0xfd00, 0xec2, ..] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => Some("the address of a metadata service"),
+        // An IPv4 address in IPv6: mapped, compatible, translated, NAT64, 6to4, and Teredo, which turns the client's bits around.
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => embedded(high, low),
+        [0x2001, 0, .., high, low] => embedded(!high, !low),
+        // NAT64 with a prefix of the network's own.
+        [0x64, 0xff9b, 1, ..] => Some("an address that is translated to one that is not known"),
         _ => None,
     }
 }

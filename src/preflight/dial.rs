@@ -13,7 +13,7 @@ use reqwest::header::{HOST, HeaderValue};
 use serde_json::Value;
 use url::Url;
 
-use super::address::{CheckingResolver, Denied, Policy};
+use super::address::{CheckingResolver, Denied, Policy, lookup};
 
 const TRIES: u32 = 4;
 /// After this a store is not asked again: a signature does not live longer than minutes.
@@ -307,7 +307,7 @@ fn client(policy: Option<&Arc<Policy>>, pace: Pace) -> Result<reqwest::Client, r
             .user_agent(concat!("finetune-preflight/", env!("CARGO_PKG_VERSION")))
             .http1_only();
         match policy {
-            Some(policy) => builder.dns_resolver(CheckingResolver(Arc::clone(policy))),
+            Some(policy) => builder.dns_resolver(CheckingResolver(Arc::clone(policy), lookup)),
             None => builder,
         }
     };

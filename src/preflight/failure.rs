@@ -106,7 +106,7 @@ pub struct Asked {
 }
 
 /// Codes that speak of the credential, as they become the reason.
-const CREDENTIAL_CODES: [&str; 15] = [
+const CREDENTIAL_CODES: [&str; 16] = [
     "AccessDenied",
     "SignatureDoesNotMatch",
     "InvalidAccessKeyId",
@@ -121,6 +121,7 @@ const CREDENTIAL_CODES: [&str; 15] = [
     "AuthorizationFailure",
     "AuthorizationPermissionMismatch",
     "InsufficientAccountPermissions",
+    "InvalidIdentityToken",
     "NotAuthorizedOrNotFound",
 ];
 const REGION_CODES: [&str; 5] =

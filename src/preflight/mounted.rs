@@ -83,6 +83,12 @@ pub fn value(secret: &SecretMount, key: &str) -> Option<String> {
     (read as u64 <= MAX_VALUE_BYTES && !text.is_empty()).then(|| text.to_owned())
 }
 
+/// Whether a Secret has a credential: one of kind azure may have nothing but the account's name, and then the pod's identity signs in.
+#[must_use]
+pub fn signs_in(secret: &SecretMount) -> bool {
+    secret.kind != SecretKind::Azure || ["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"].iter().any(|key| value(secret, key).is_some())
+}
+
 /// What a Secret lacks for its kind; none when it can be used.
 #[must_use]
 pub fn lack(secret: &SecretMount) -> Option<Lack> {
@@ -102,7 +108,8 @@ pub fn lack(secret: &SecretMount) -> Option<Lack> {
             let is_key = value(secret, "credentials").is_some_and(|text| is_google_key(&text));
             malformed(is_key, "credentials", "the JSON key file of a service account")
         }),
-        SecretKind::Azure if has("AZURE_STORAGE_ACCOUNT_NAME") && (has("AZURE_STORAGE_ACCOUNT_KEY") || has("AZURE_STORAGE_SAS_TOKEN")) => {
+        // The account alone: the pod's identity signs in.
+        SecretKind::Azure if has("AZURE_STORAGE_ACCOUNT_NAME") => {
             let is = |key: &str, test: fn(&str) -> bool| value(secret, key).is_none_or(|text| test(&text));
             // The account becomes part of the host's name.
             let is_name = |text: &str| text.len() <= 24 && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
@@ -239,6 +246,8 @@ mod tests {
         assert_eq!(lack(&secret), Some(Lack::Secret));
     }
 
+    const GOOGLE: &str = r#"{"type":"service_account","client_email":"a@b","private_key":"p","private_key_id":"i"}"#;
+
     type Case = (SecretKind, &'static [(&'static str, &'static str)], Option<Lack>);
 
     #[test]
@@ -246,12 +255,11 @@ mod tests {
         use SecretKind::{Azure, Databricks, Env, Gcp, Hf, Mlflow, Mounted, Oci, S3, Wandb};
         let keys = |said| Some(Lack::Keys(said));
         let s3 = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a file credentials)";
-        const GOOGLE: &str = r#"{"type":"service_account","client_email":"a@b","private_key":"p","private_key_id":"i"}"#;
         let malformed = |key, wanted| Some(Lack::Malformed(key, wanted));
         let google = malformed("credentials", "the JSON key file of a service account");
         let profile = |said| Some(Lack::ProfileEntries("one".into(), said));
         let no_keys = profile("has no aws_access_key_id and aws_secret_access_key: roles, SSO and processes are not supported");
-        let cases: [Case; 37] = [
+        let cases: [Case; 38] = [
             (S3, &[], Some(Lack::Secret)),
             (S3, &[("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b")], None),
             (S3, &[("AWS_ACCESS_KEY_ID", "a")], keys(s3)),
@@ -285,9 +293,10 @@ mod tests {
                 &[("AZURE_STORAGE_ACCOUNT_NAME", "evil.example/"), ("AZURE_STORAGE_ACCOUNT_KEY", "YQ==")],
                 malformed("AZURE_STORAGE_ACCOUNT_NAME", "the name of a storage account"),
             ),
+            (Azure, &[("AZURE_STORAGE_ACCOUNT_NAME", "a1")], None),
             (
                 Azure,
-                &[("AZURE_STORAGE_ACCOUNT_NAME", "a1")],
+                &[("AZURE_STORAGE_ACCOUNT_KEY", "YQ==")],
                 keys("AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or AZURE_STORAGE_SAS_TOKEN)"),
             ),
             (Oci, &[("config", "a")], keys("config and key_file")),

@@ -94,7 +94,8 @@ impl Stores {
     pub fn open(&self, text: &str) -> Result<Opened, Failure> {
         let place = Place::parse(text).map_err(|error| Failure::user("PlaceInvalid", error.to_string()))?;
         let asked = |bucket: &str, keys| {
-            let secret = Self::secret_kind(&place).and_then(|kind| self.secrets.of(kind)).map(|secret| secret.name.clone());
+            let secret = Self::secret_kind(&place).and_then(|kind| self.secrets.of(kind)).filter(|secret| mounted::signs_in(secret));
+            let secret = secret.map(|secret| secret.name.clone());
             Asked { place: text.to_owned(), bucket: bucket.to_owned(), secret, keys }
         };
         let file = match &place {
@@ -105,7 +106,7 @@ impl Stores {
         let (store, path, asked): (Arc<dyn ObjectStore>, _, _) = match &place {
             Place::Bucket { provider, bucket, key } => {
                 let (store, keys): (object_store::Result<Arc<dyn ObjectStore>>, _) = match provider {
-                    Provider::S3 => (self.s3(bucket), "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+                    Provider::S3 => (self.s3(bucket, self.s3_endpoint(text)?), "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
                     Provider::Gcs => (self.gcs(bucket), "credentials"),
                     Provider::Azure => (self.azure(bucket), "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"),
                     Provider::Oci => (self.oci(bucket), "config and key_file"),
@@ -144,12 +145,21 @@ impl Stores {
         Ok(Opened { store, path, asked, file })
     }
 
-    fn s3(&self, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+    /// Where the run's S3 is, if it says so. The builder would panic at an address that it cannot read.
+    fn s3_endpoint(&self, text: &str) -> Result<Option<String>, Failure> {
+        let Some(address) = self.s3.as_ref().and_then(|s3| s3.endpoint_url.as_deref()) else { return Ok(None) };
+        let url = Url::parse(address).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let url = url.ok_or_else(|| Failure::user("AddressInvalid", format!("cannot open {text}: spec.s3.endpointUrl is no address of a server")))?;
+        // What it is in the usual spelling, so that every later reader of it sees the same host.
+        self.dialer.check(url.as_str()).map_err(|denied| Failure::user("AddressDenied", format!("cannot open {text}: {denied}")))?;
+        Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
+    }
+
+    fn s3(&self, bucket: &str, endpoint: Option<String>) -> object_store::Result<Arc<dyn ObjectStore>> {
         let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_allow_http(true).with_retry(self.dialer.retry());
         let mut region = self.s3.as_ref().and_then(|s3| s3.region.clone());
-        let endpoint = self.s3.as_ref().and_then(|s3| s3.endpoint_url.clone());
-        let mut connector = Connector::with_secret(&self.dialer);
-        if let Some(secret) = self.secrets.of(SecretKind::S3) {
+        let secret = self.secrets.of(SecretKind::S3);
+        if let Some(secret) = secret {
             let mut keys = mounted::all_profiles(secret).remove(&mounted::profile_name(secret)).unwrap_or_default();
             let mut key = |name: &str| mounted::value(secret, name).or_else(|| keys.remove(&name.to_ascii_lowercase()));
             // Empty ones are refused by the store, and not replaced by an identity that nobody asked for.
@@ -161,9 +171,6 @@ impl Stores {
             }
             region = region.or_else(|| keys.remove("region"));
         } else {
-            let host = endpoint.as_deref().and_then(|endpoint| Url::parse(endpoint).ok()).and_then(|url| url.host_str().map(str::to_owned));
-            let region = region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned());
-            connector = Connector::with_identity(&self.dialer, host.unwrap_or_else(|| format!("s3.{region}.amazonaws.com")));
             for name in S3_IDENTITY {
                 if let (Some(value), Ok(key)) = (self.environment.get(name), name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>()) {
                     builder = builder.with_config(key, value);
@@ -171,7 +178,15 @@ impl Stores {
             }
         }
         let region = region.or_else(|| self.environment.get("AWS_REGION").cloned());
-        builder = builder.with_region(region.unwrap_or_else(|| DEFAULT_REGION.to_owned()));
+        // The region becomes part of the host's name.
+        let is_region = |text: &String| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let region = region.filter(is_region).unwrap_or_else(|| DEFAULT_REGION.to_owned());
+        let host = endpoint.as_deref().and_then(|endpoint| Url::parse(endpoint).ok()).and_then(|url| url.host_str().map(str::to_owned));
+        let connector = match secret {
+            Some(_) => Connector::with_secret(&self.dialer),
+            None => Connector::with_identity(&self.dialer, host.unwrap_or_else(|| format!("s3.{region}.amazonaws.com"))),
+        };
+        builder = builder.with_region(region);
         if let Some(endpoint) = endpoint {
             builder = builder.with_endpoint(endpoint);
         }
@@ -201,16 +216,18 @@ impl Stores {
         let account = value("AZURE_STORAGE_ACCOUNT_NAME").or_else(|| self.environment.get("AZURE_STORAGE_ACCOUNT_NAME").cloned());
         let account = account.unwrap_or_default();
         builder = builder.with_account(&account);
-        if self.secrets.of(SecretKind::Azure).is_some() {
-            builder = match (value("AZURE_STORAGE_ACCOUNT_KEY"), value("AZURE_STORAGE_SAS_TOKEN")) {
-                (Some(key), _) => builder.with_access_key(key),
-                (None, sas) => builder.with_config(AzureConfigKey::SasKey, sas.unwrap_or_default().trim_start_matches('?')),
-            };
+        let signed = match (value("AZURE_STORAGE_ACCOUNT_KEY"), value("AZURE_STORAGE_SAS_TOKEN")) {
+            (Some(key), _) => Some(builder.clone().with_access_key(key)),
+            (None, Some(sas)) => Some(builder.clone().with_config(AzureConfigKey::SasKey, sas.trim_start_matches('?'))),
+            (None, None) => None,
+        };
+        if let Some(builder) = signed {
             return Ok(Arc::new(builder.with_http_connector(Connector::with_secret(&self.dialer)).build()?));
         }
         for name in AZURE_IDENTITY {
             if let (Some(value), Ok(key)) = (self.environment.get(name), name.to_ascii_lowercase().parse::<AzureConfigKey>()) {
-                builder = builder.with_config(key, value);
+                // The webhook ends the authority with a slash, and so the builder begins the path.
+                builder = builder.with_config(key, value.trim_end_matches('/'));
             }
         }
         let connector = Connector::with_identity(&self.dialer, format!("{account}.{AZURE_HOST}"));

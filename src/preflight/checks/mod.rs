@@ -16,10 +16,11 @@ mod wandb;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -161,6 +162,9 @@ async fn outputs(context: &Context, deadline: Instant) -> Vec<Check> {
 
 async fn answered(ask: Ask<'_>, deadline: Instant) -> Check {
     let Ask { name, field, question } = ask;
+    // A library that panics at a user's text fails one check, not all.
+    let crashed = |_| Err(Failure::infrastructure("Crashed", "the check crashed".to_owned()));
+    let question = async { AssertUnwindSafe(question).catch_unwind().await.unwrap_or_else(crashed) };
     let result = tokio::time::timeout_at(deadline, question).await.unwrap_or_else(|_| {
         let message = "the check did not end within its time: a service does not answer, or the network drops what is sent to it".to_owned();
         Err(Failure::infrastructure("DeadlineExceeded", message))

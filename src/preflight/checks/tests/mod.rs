@@ -1,6 +1,8 @@
+mod addresses;
 mod databricks;
 mod hostile;
 mod hub;
+mod identity;
 mod mlflow;
 mod oci;
 mod outputs;
