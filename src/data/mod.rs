@@ -4,6 +4,7 @@
 //! location -> bytes -> blocks of whole lines -> (all cores: rows -> rules -> turns -> tokens -> samples) -> shards -> index
 //! ```
 
+pub mod adapter;
 pub mod blocks;
 pub mod fingerprint;
 pub mod fitting;

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStoreExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
+use super::adapter::{Adapted, Adapter};
 use super::fingerprint::{COMPARED_ROWS, Fingerprints};
 use super::fitting;
 use super::mds::{INDEX, Layout, WRITER_VERSION};
@@ -27,6 +29,8 @@ use crate::api::TaskType;
 const REPORT: &str = "report.json";
 const REPORT_VERSION: u32 = 2;
 const MAX_REPORT_BYTES: u64 = 64 << 20;
+/// Files that are looked for at once.
+const FOUND_AT_ONCE: usize = 16;
 /// The fingerprints of the rows, beside the shards too.
 const FINGERPRINTS: &str = "fingerprints.bin";
 
@@ -65,6 +69,21 @@ pub struct Preparation {
     pub threads: usize,
     /// Largest shard: [`SHARD_BYTES`], but in tests.
     pub shard_bytes: usize,
+}
+
+/// Where rows or text come from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Files of rows, in their order, or folders of text.
+    pub places: Vec<Location>,
+    /// What makes rows of another shape such as can be judged.
+    pub adapter: Option<Adapter>,
+}
+
+impl From<Location> for Source {
+    fn from(place: Location) -> Self {
+        Self { places: vec![place], adapter: None }
+    }
 }
 
 /// What became of a source.
@@ -116,17 +135,20 @@ struct Kept {
 
 impl Preparation {
     /// Converts the source, unless the same source was converted for the same model and options before.
-    pub async fn prepare(&self, source: &Location) -> Result<Prepared, PrepareError> {
-        let files = match self.task {
-            TaskType::ContinuedPretrain => SourceFile::find_texts(source).await?,
-            TaskType::InstructionFinetune | TaskType::ChatCompletion => vec![SourceFile::find(source).await?],
+    pub async fn prepare(&self, source: &Source) -> Result<Prepared, PrepareError> {
+        let places = futures::stream::iter(&source.places);
+        let files: Vec<SourceFile> = if self.task == TaskType::ContinuedPretrain {
+            places.then(SourceFile::find_texts).try_concat().await?
+        } else {
+            places.map(SourceFile::find).buffered(FOUND_AT_ONCE).try_collect().await?
         };
+        let adapter = source.adapter;
         let mut versions = Vec::with_capacity(files.len());
         for file in &files {
             versions.push((file.name(), file.version().await?));
         }
         let digest = hash(&json!(versions));
-        let folder = self.save_folder.join(&format!("mds/{}", self.key(&digest)));
+        let folder = self.save_folder.join(&format!("mds/{}", self.key(&digest, adapter)));
         if let Some(kept) = find_kept(&folder).await? {
             return Ok(kept.prepared(&folder));
         }
@@ -135,21 +157,22 @@ impl Preparation {
         let handle = Handle::current();
         let prepared = tokio::task::spawn_blocking(move || match this.task {
             TaskType::ContinuedPretrain => this.convert_text(&files, digest, &folder, progress, &handle),
-            TaskType::InstructionFinetune | TaskType::ChatCompletion => this.convert_rows(&files, digest, &folder, progress, &handle),
+            TaskType::InstructionFinetune | TaskType::ChatCompletion => this.convert_rows(&files, adapter, digest, &folder, progress, &handle),
         });
         prepared.await?
     }
 
     /// Everything that the converted bytes depend on.
-    fn key(&self, digest: &str) -> String {
+    fn key(&self, digest: &str, adapter: Option<Adapter>) -> String {
         let all = json!({"writer": WRITER_VERSION, "source": digest, "task": self.task, "model": self.model.digest,
-            "context": self.context, "targetPrompts": "none", "targetResponses": "last"});
+            "context": self.context, "adapter": adapter.map(|adapter| format!("{adapter:?}")), "targetPrompts": "none", "targetResponses": "last"});
         hash(&all)[..40].to_owned()
     }
 
     fn convert_rows(
         &self,
         files: &[SourceFile],
+        adapter: Option<Adapter>,
         digest: String,
         folder: &Location,
         progress: Option<Progress>,
@@ -171,6 +194,10 @@ impl Preparation {
             };
             let from = if number == mark.file { mark } else { Mark::START };
             let blocks = file.blocks(handle, from.offset, from.line).map_err(|source| RowsError::Read { file: file.name(), source })?;
+            let blocks = match adapter {
+                Some(adapter) => Box::new(Adapted(blocks, adapter)),
+                None => blocks,
+            };
             let output = Output { sink: &mut sink, file: number, stored: from.stored };
             reader.read_blocks(&file.name(), blocks, &mut report, Some(output), found)?;
         }

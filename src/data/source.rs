@@ -164,7 +164,7 @@ impl SourceFile {
         hashed.map(|hash| format!("sha256:{hash}")).map_err(|source| SourceError::Read { place: self.name(), source })
     }
 
-    /// The rows of the file from `offset` on (bytes, or rows of a table), where line `line` begins.
+    /// The rows of the file from `offset` on (bytes, or rows of a table), where line `line` begins. It blocks its thread.
     pub fn blocks(&self, handle: &Handle, offset: u64, line: u64) -> io::Result<Box<dyn Cut + Send>> {
         if self.meta.location.extension() == Some("parquet") {
             let store = Arc::clone(&self.at.store);

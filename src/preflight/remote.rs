@@ -16,7 +16,7 @@ use object_store::{
     Attributes, CopyOptions, Error, Extensions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_NONE_MATCH, LAST_MODIFIED, RANGE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, RANGE};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 use url::Url;
@@ -25,6 +25,8 @@ use super::dial::{Dialer, MAX_ANSWER_BYTES, Silence, host_of, is_transient, rece
 
 /// Most pages of one listing: a service could go on for ever with empty ones.
 const MAX_PAGES: usize = 100_000;
+/// Most addresses that lead on to another.
+const MAX_REDIRECTS: u32 = 5;
 /// Most bytes of a service's error that are looked at.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 
@@ -33,6 +35,9 @@ const MAX_ERROR_BYTES: usize = 64 * 1024;
 pub(super) trait Protocol: Debug + Send + Sync + 'static {
     /// Name in errors.
     const NAME: &'static str;
+
+    /// Whether an object may lie at another address; then `request` must give the credential to its own host only.
+    const FOLLOWS: bool = false;
 
     /// Prepares what all addresses need.
     async fn ready(&self, _dialer: &Dialer) -> Result<(), RemoteError> {
@@ -115,16 +120,25 @@ impl<P: Protocol> Remote<P> {
 
     /// Asks until it is answered, with the headers and the body that `complete` adds.
     async fn ask(&self, method: Method, url: &Url, complete: impl Fn(RequestBuilder) -> RequestBuilder) -> Result<Response, RemoteError> {
-        let once = || async {
-            let request = complete(self.protocol.request(&self.dialer, method.clone(), url)?);
-            request.send().await.map_err(|error| silence(&error, host_of(url)))
-        };
-        let response = self.dialer.retried(once, |response| response.status().as_u16()).await?;
-        let status = response.status().as_u16();
-        if response.status().is_success() {
-            return Ok(response);
+        let mut url = url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let once = || async {
+                let request = complete(self.protocol.request(&self.dialer, method.clone(), &url)?);
+                request.send().await.map_err(|error| silence(&error, host_of(&url)))
+            };
+            let response = self.dialer.retried(once, |response| response.status().as_u16()).await?;
+            let status = response.status().as_u16();
+            if response.status().is_success() || (P::FOLLOWS && method == Method::HEAD && linked(response.headers()).is_some()) {
+                return Ok(response);
+            }
+            let next =
+                text(response.headers(), &LOCATION).and_then(|next| url.join(next).ok()).filter(|_| P::FOLLOWS && (300..400).contains(&status));
+            let Some(next) = next else {
+                return Err(RemoteError::Refused { status, code: if is_transient(status) { None } else { code(response).await } });
+            };
+            url = next;
         }
-        Err(RemoteError::Refused { status, code: if is_transient(status) { None } else { code(response).await } })
+        Err(RemoteError::Nonsense)
     }
 
     async fn json(&self, url: &Url) -> Result<Value, RemoteError> {
@@ -153,7 +167,10 @@ impl<P: Protocol> Remote<P> {
             .await?;
         let headers = response.headers();
         let number = |text: &str| text.trim().parse::<u64>().ok();
-        let (range, size) = if response.status().as_u16() == 206 {
+        let linked = linked(headers).filter(|_| P::FOLLOWS && options.head);
+        let (range, size) = if let Some((size, _)) = &linked {
+            (0..*size, *size)
+        } else if response.status().as_u16() == 206 {
             part(headers).ok_or(RemoteError::Nonsense)?
         } else {
             let size = text(headers, &CONTENT_LENGTH).and_then(number).ok_or(RemoteError::Nonsense)?;
@@ -169,7 +186,7 @@ impl<P: Protocol> Remote<P> {
                 .map(|at| at.to_utc())
                 .unwrap_or_default(),
             size,
-            e_tag: text(headers, &ETAG).map(str::to_owned),
+            e_tag: linked.map(|(_, tag)| tag).or_else(|| text(headers, &ETAG).map(str::to_owned)),
             version: None,
         };
         let host = host_of(&url).to_owned();
@@ -206,6 +223,12 @@ impl<P: Protocol> Remote<P> {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Size and tag of what a redirect leads to, which the hub tells beforehand.
+fn linked(headers: &HeaderMap) -> Option<(u64, String)> {
+    let value = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    Some((value("x-linked-size")?.parse().ok()?, value("x-linked-etag")?.to_owned()))
 }
 
 /// The part of an object that is in an answer, and the size of the whole.

@@ -203,4 +203,6 @@ async fn told_to_stop() {
 #[cfg(test)]
 mod data_tests;
 #[cfg(test)]
+mod hub_tests;
+#[cfg(test)]
 mod tests;

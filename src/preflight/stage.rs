@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::checks::{Context, Hub, incomplete};
+use super::checks::{Context, Hub, incomplete, split};
 use super::failure::{Asked, Failure};
 use super::place::Place;
 use super::plan::Plan;
@@ -102,8 +102,13 @@ async fn all(context: &Context) -> Result<Prepared, Check> {
 }
 
 async fn source(context: &Context, preparation: &Preparation, text: &str, output: &Asked) -> Result<prepare::Prepared, Failure> {
-    let opened = context.stores.open(text)?;
-    preparation.prepare(&opened.location()).await.map_err(|error| explain(&error, &opened.asked, output))
+    let (source, asked) = if let Ok(Place::Hub(name)) = Place::parse(text) {
+        split(context, &name).await?
+    } else {
+        let opened = context.stores.open(text)?;
+        (opened.location().into(), opened.asked)
+    };
+    preparation.prepare(&source).await.map_err(|error| explain(&error, &asked, output))
 }
 
 /// What the rows are good for.

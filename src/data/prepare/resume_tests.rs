@@ -113,7 +113,7 @@ impl Bench {
         let save_folder = place(Mortal::new(into, writes), "out");
         let Self { task, context, shard_bytes, .. } = *self;
         let preparation = Preparation { task, context, model: Arc::clone(&self.model), save_folder, threads: 2, shard_bytes };
-        preparation.prepare(&place(Arc::<Mortal>::clone(&self.source), self.path)).await
+        preparation.prepare(&place(Arc::<Mortal>::clone(&self.source), self.path).into()).await
     }
 
     /// Dies at every write in turn and goes on; then dies again and again on one way.

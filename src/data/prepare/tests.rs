@@ -25,7 +25,7 @@ impl Bench {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, content).unwrap();
         let place = if self.preparation.task == TaskType::ContinuedPretrain { path.parent().unwrap() } else { &path };
-        self.preparation.prepare(&Location::of_file(place).unwrap()).await
+        self.preparation.prepare(&Location::of_file(place).unwrap().into()).await
     }
 
     fn files(&self, prepared: &Prepared) -> Vec<String> {
@@ -60,7 +60,7 @@ async fn other_data_and_other_options_have_other_keys() {
     keys.insert(bench.prepare("rows.jsonl", ROWS).await.unwrap().mds);
     keys.insert(bench.prepare("rows.jsonl", &ROWS.replace('b', "c")).await.unwrap().mds);
     let longer = Preparation { context: 8, ..bench.preparation.clone() };
-    keys.insert(longer.prepare(&Location::of_file(&bench.folder.path().join("rows.jsonl")).unwrap()).await.unwrap().mds);
+    keys.insert(longer.prepare(&Location::of_file(&bench.folder.path().join("rows.jsonl")).unwrap().into()).await.unwrap().mds);
     assert_eq!(keys.len(), 3);
 }
 

@@ -1,14 +1,17 @@
-//! The Hugging Face hub: whether a model or a dataset with its split is there for this token. Asks its HTTP API.
+//! The Hugging Face hub: whether a model is there for this token, and its small files. Asks its HTTP API.
+
+mod dataset;
 
 use bytes::Bytes;
 use reqwest::Method;
 use serde_json::Value;
 
 use super::{Context, Outcome, model};
-use crate::api::TaskType;
 use crate::api::secret_ref::SecretKind;
 use crate::preflight::dial::{Answer, Login};
 use crate::preflight::failure::Failure;
+
+pub(in crate::preflight) use dataset::split;
 
 const PUBLIC: &str = "https://huggingface.co";
 
@@ -80,70 +83,6 @@ pub(super) async fn model(context: &Context, repository: &str) -> Outcome {
         return Err(model::incomplete(&place, "model.safetensors", "weights"));
     }
     Ok(())
-}
-
-/// `entity/dataset/split`, or `dataset/split`: the dataset can be read, has no subsets, and has the split.
-pub(super) async fn dataset(context: &Context, name: &str) -> Outcome {
-    if context.plan.task_type == TaskType::ContinuedPretrain {
-        return Err(Failure::user("PlaceInvalid", format!("{name} is a dataset, but this task reads a folder of .txt files; name one")));
-    }
-    let Some((dataset, split)) = name.rsplit_once('/') else {
-        return Err(Failure::user("PlaceInvalid", format!("{name} names no split: write entity/dataset/split")));
-    };
-    if dataset.split('/').count() > 2 {
-        return Err(Failure::user("PlaceInvalid", format!("{name} has too many parts: write entity/dataset/split")));
-    }
-    let hub = Hub::new(context);
-    let doing = format!("read the dataset {dataset} on the hub");
-    let answer = hub.ask(&format!("/api/datasets/{}", plain(dataset)?), &doing).await?;
-    if answer.status != 200 {
-        return Err(hub.refusal("dataset", &doing, &answer));
-    }
-    let converted = hub.ask(&format!("/api/datasets/{}/parquet", plain(dataset)?), &doing).await?;
-    let subsets = (converted.status == 200).then(|| converted.body.as_object().cloned()).flatten().unwrap_or_default();
-    if subsets.len() > 1 {
-        return Err(Failure::user(
-            "DatasetHasSubsets",
-            format!("the dataset {dataset} has {} subsets, which are not supported; use a dataset without", subsets.len()),
-        ));
-    }
-    let mut splits: Vec<String> = subsets.values().filter_map(Value::as_object).flat_map(|splits| splits.keys().cloned()).collect();
-    if splits.is_empty() {
-        splits = splits_of(&answer);
-    }
-    if splits.is_empty() && (converted.is_transient() || matches!(converted.status, 401 | 403)) {
-        return Err(hub.refusal("dataset", &doing, &converted));
-    }
-    if splits.iter().any(|found| found == split) {
-        return Ok(());
-    }
-    let known: Vec<_> = splits.iter().take(8).map(|split| split.chars().filter(|c| !c.is_control()).take(64).collect::<String>()).collect();
-    let message = format!(
-        "the dataset {dataset} has no split {split}; it has {}",
-        if known.is_empty() { "none that is known".to_owned() } else { known.join(", ") }
-    );
-    Err(Failure::user("SplitMissing", message))
-}
-
-/// The splits that a dataset's card, or else the names of its files, tell of.
-fn splits_of(answer: &Answer) -> Vec<String> {
-    let info = &answer.body["cardData"]["dataset_info"];
-    let info = info.as_array().and_then(|all| all.first()).unwrap_or(info);
-    let named: Vec<String> = info["splits"].as_array().into_iter().flatten().filter_map(|split| split["name"].as_str()).map(str::to_owned).collect();
-    if !named.is_empty() {
-        return named;
-    }
-    let mut splits: Vec<String> = siblings(answer)
-        .into_iter()
-        .filter_map(|file| {
-            let name = file.rsplit('/').next()?;
-            let known = [".jsonl", ".json", ".parquet", ".csv", ".jsonl.gz", ".jsonl.zst"].iter().any(|end| name.ends_with(end));
-            known.then(|| name.split(['-', '.']).next().unwrap_or_default().to_owned())
-        })
-        .collect();
-    splits.sort();
-    splits.dedup();
-    splits
 }
 
 fn siblings(answer: &Answer) -> Vec<&str> {

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 pub use hub::Hub;
+pub(super) use hub::split;
 pub use mlflow::{FIELD as MLFLOW_FIELD, make_run};
 pub(super) use model::incomplete;
 

@@ -10,9 +10,9 @@ use crate::preflight::fake::{context, failed, plan, said};
 use crate::preflight::plan::Deadlines;
 use crate::preflight::verdict::{SourceReport, Verdict};
 
-const GOOD: &str = "{\"prompt\":\"hello\",\"response\":\"world a\"}\n{\"prompt\":\"b\",\"response\":\"c\"}\n";
+pub(super) const GOOD: &str = "{\"prompt\":\"hello\",\"response\":\"world a\"}\n{\"prompt\":\"b\",\"response\":\"c\"}\n";
 
-fn data_plan(folder: &Path, train: &str) -> Value {
+pub(super) fn data_plan(folder: &Path, train: &str) -> Value {
     let mut plan = plan(folder);
     plan["convertData"] = json!(true);
     plan["globalBatchSize"] = json!(2);

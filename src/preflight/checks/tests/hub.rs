@@ -28,7 +28,6 @@ fn model(plan: &mut Value) {
 async fn a_split_that_the_hub_knows_passes() {
     for (dataset_says, parquet_says) in [
         (json!({}), (200, json!({"default": {"train": ["u"], "test": ["u"]}}))),
-        (json!({"cardData": {"dataset_info": {"splits": [{"name": "train"}]}}}), (404, json!({}))),
         (json!({"siblings": [{"rfilename": "README.md"}, {"rfilename": "data/train-00000-of-00001.parquet"}]}), (404, json!({}))),
     ] {
         let (failures, seen) = outcome(dataset, move |seen| match seen.path.as_str() {
@@ -60,6 +59,15 @@ async fn a_missing_split_and_a_missing_dataset_are_told_apart() {
         );
         assert_eq!(failures, [failed("TrainData", class, "DatasetNotAccessible", &message)]);
     }
+
+    let (failures, _) = outcome(dataset, |seen| {
+        let about = json!({"cardData": {"dataset_info": {"splits": [{"name": "train"}]}}, "siblings": [{"rfilename": "train.csv"}]});
+        if seen.path.ends_with("parquet") { answer(404, "") } else { json_answer(200, &about) }
+    })
+    .await;
+    let message = "spec.trainDataPath: the dataset entity/data has no file of the split train that is Parquet or JSON lines, and the hub has not converted it; \
+                   upload such a file to the dataset";
+    assert_eq!(failures, [failed("TrainData", "UserError", "NoReadableFiles", message)]);
 
     let (failures, _) = outcome(dataset, |_| json_answer(200, &json!({"one": {"train": []}, "two": {"train": []}}))).await;
     assert_eq!(failures[0][2], "DatasetHasSubsets");
