@@ -17,6 +17,10 @@ const CHATML: &str = "{% for message in messages %}\
 /// Instructions that one rendering may take: templates come with models, so they are foreign code.
 const FUEL: u64 = 50_000_000;
 const NAME: &str = "chat";
+/// Longest template: the longest known one has 20 KB.
+const MAX_BYTES: usize = 1 << 18;
+/// Stack for each byte of a template while it is compiled, which recurses as deep as its expressions are long.
+const STACK_A_BYTE: usize = 1 << 10;
 
 /// Why a template cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +63,7 @@ impl ChatTemplate {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", |format: String| now(&format));
-        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| TemplateError(error.to_string()))?;
+        compile(&mut environment, without_generation_tags(source))?;
         let mut tokens: Vec<(String, Value)> =
             tokenizer.special_tokens().iter().map(|(name, token)| ((*name).to_owned(), Value::from(token.as_str()))).collect();
         if !tokenizer.additional_special_tokens().is_empty() {
@@ -85,6 +89,18 @@ impl ChatTemplate {
     }
 }
 
+fn compile(environment: &mut Environment<'static>, source: String) -> Result<(), TemplateError> {
+    if source.len() > MAX_BYTES {
+        return Err(TemplateError(format!("it has {} bytes, at most {MAX_BYTES} are read", source.len())));
+    }
+    let thread = std::thread::Builder::new().stack_size((1 << 20) + source.len() * STACK_A_BYTE);
+    let compiled = std::thread::scope(|scope| {
+        let thread = thread.spawn_scoped(scope, || environment.add_template_owned(NAME, source).map_err(|error| TemplateError(error.to_string())));
+        thread.map(|thread| thread.join().unwrap_or_else(|_| Err(TemplateError("its compiler panicked".to_owned()))))
+    });
+    compiled.unwrap_or_else(|error| Err(TemplateError(error.to_string())))
+}
+
 /// A message as templates see it.
 #[must_use]
 pub fn value_of(message: &Message<'_>) -> Value {
@@ -101,8 +117,7 @@ fn without_generation_tags(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let inside = &rest[start + 2..start + length];
+        let Some((inside, _)) = rest[start + 2..].split_once("%}") else { break };
         let replaced = match inside.trim_matches(['-', '+']).trim() {
             "generation" => Some(inside.replace("generation", "if true")),
             "endgeneration" => Some(inside.replace("endgeneration", "endif")),
@@ -110,7 +125,7 @@ fn without_generation_tags(source: &str) -> String {
         };
         text.push_str(&rest[..start + 2]);
         text.push_str(replaced.as_deref().unwrap_or(inside));
-        rest = &rest[start + length..];
+        rest = &rest[start + 2 + inside.len()..];
     }
     text + rest
 }
@@ -323,6 +338,9 @@ mod tests {
     #[test]
     fn a_template_that_does_not_parse_or_end_is_refused() {
         assert!(render(Some("{% for x in %}"), false).is_err());
+        assert!(render(Some("{%} %}"), false).is_err());
+        assert!(render(Some(&format!("{{{{ {}1 }}}}", "1+".repeat(100_000))), false).is_ok());
+        assert!(render(Some(&" ".repeat(MAX_BYTES + 1)), false).is_err());
         let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
         assert!(render(Some(endless), false).is_err());
     }

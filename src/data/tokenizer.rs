@@ -183,8 +183,10 @@ impl ModelTokenizer {
             let map: Config = read("special_tokens_map.json", files.special_tokens.as_deref())?;
             config.fill_special_tokens(map);
         }
-        let mut inner =
-            Tokenizer::from_bytes(&files.tokenizer).map_err(|error| TokenizerError::File { file: "tokenizer.json", problem: error.to_string() })?;
+        let fail = |problem: String| TokenizerError::File { file: "tokenizer.json", problem };
+        // The reader panics on some files that are wrong.
+        let read = std::panic::catch_unwind(|| Tokenizer::from_bytes(&files.tokenizer)).map_err(|_| fail("it is not of a known form".to_owned()))?;
+        let mut inner = read.map_err(|error| fail(error.to_string()))?;
         inner.with_padding(None);
         // Only setting a truncation can fail, removing one cannot.
         let _ = inner.with_truncation(None);
@@ -457,6 +459,13 @@ pub(crate) mod tests {
     fn a_broken_file_is_named() {
         for (files, name) in [
             (TokenizerFiles { tokenizer: b"{}".to_vec(), ..TokenizerFiles::default() }, "tokenizer.json cannot be read"),
+            (
+                TokenizerFiles {
+                    tokenizer: br#"{"version": "1.0", "added_tokens": [], "decoder": {"type": 1}}"#.to_vec(),
+                    ..TokenizerFiles::default()
+                },
+                "tokenizer.json cannot be read",
+            ),
             (TokenizerFiles { config: Some(b"[".to_vec()), ..files(&json!({})) }, "tokenizer_config.json cannot be read"),
         ] {
             assert!(ModelTokenizer::load(&files).unwrap_err().to_string().starts_with(name));

@@ -96,7 +96,7 @@ fn texts() -> PathBuf {
     let folder = engine::scratch("texts");
     std::fs::create_dir_all(folder.join("b/deeper")).expect("the folders are made");
     let words = "The quick brown fox naïve 日本語 12345 jumps. ";
-    let long: String = (0..3_000).map(|line| format!("{line} {words}")).collect();
+    let long: String = (0..3_000).fold(String::new(), |text, line| text + &format!("{line} {words}"));
     // The engine reads a million characters at once: one of four bytes stands where it stops.
     let cut = words.repeat(1_000_000 / words.chars().count() + 1).chars().take(999_999).chain(['🙂', 'é', '\r']).collect::<String>() + "\nbehind";
     for (name, content) in [

@@ -29,6 +29,7 @@ pub use hub::Hub;
 pub(super) use hub::split;
 pub use mlflow::{FIELD as MLFLOW_FIELD, make_run};
 pub(super) use model::incomplete;
+pub use model::shard_names;
 
 use super::dial::Dialer;
 use super::failure::Failure;

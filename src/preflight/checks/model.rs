@@ -80,7 +80,8 @@ async fn shards(folder: &Opened, index: &Opened) -> Outcome {
 }
 
 /// The shards that an index lists; none when it lists none, too many, or files of other folders.
-pub(super) fn shard_names(index: &[u8]) -> Option<BTreeSet<String>> {
+#[must_use]
+pub fn shard_names(index: &[u8]) -> Option<BTreeSet<String>> {
     let index: Value = serde_json::from_slice(index).ok()?;
     let names: BTreeSet<String> =
         index.get("weight_map")?.as_object()?.values().map(|name| name.as_str().map(str::to_owned)).collect::<Option<_>>()?;
