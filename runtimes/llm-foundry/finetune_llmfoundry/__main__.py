@@ -1,4 +1,4 @@
-"""`python -m finetune_llmfoundry train|worker|register|tokenizer|tiny-model`."""
+"""`python -m finetune_llmfoundry train|worker|register|convert|tokenizer|tiny-model`."""
 
 import argparse
 import os
@@ -20,6 +20,8 @@ def parse(arguments):
     tokenizer.add_argument("--from", dest="source", required=True, help="the model's folder: s3://, gs://, oci://, az://, dbfs:/Volumes/, pvc:// or hf://")
     tokenizer.add_argument("--revision", help="of a model of the hub")
     tokenizer.add_argument("--to", dest="target", required=True, help="the folder to write to: s3://, gs://, oci:// or dbfs:/Volumes/")
+    convert = commands.add_parser("convert", help="copy tables of Databricks to files of JSON lines")
+    convert.add_argument("--plan", default=f"{ETC}/convert.json")
     tiny = commands.add_parser("tiny-model", help="make a tiny Llama for demos and tests")
     tiny.add_argument("folder")
     tiny.add_argument("--text", action="append", required=True, help="a file that the tokenizer is trained on")
@@ -47,6 +49,10 @@ def main(arguments=None):
         from . import tokenizer
 
         return tokenizer.main(options.source, options.revision, options.target.rstrip("/"))
+    if options.command == "convert":
+        from . import tables
+
+        return tables.main(options.plan)
     from pathlib import Path
 
     from . import tiny_model

@@ -55,6 +55,11 @@ class Google(Store):
 
         self.blob(key).upload_from_string(data, content_type="application/octet-stream", timeout=TIMEOUTS, retry=DEFAULT_RETRY)
 
+    def upload(self, key, path):
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        self.blob(key).upload_from_filename(str(path), timeout=TIMEOUTS, retry=DEFAULT_RETRY)
+
     def items(self, prefix):
         for blob in self.client.list_blobs(self.name, prefix=prefix, fields="items(name,size),nextPageToken", timeout=TIMEOUTS):
             yield blob.name, blob.size
@@ -110,6 +115,11 @@ class Oracle(Store):
     def write(self, key, data):
         self.client.put_object(**self.at, object_name=key, put_object_body=data)
 
+    def upload(self, key, path):
+        import oci
+
+        oci.object_storage.UploadManager(self.client).upload_file(**self.at, object_name=key, file_path=str(path))
+
     def items(self, prefix):
         start = None
         while True:
@@ -162,6 +172,10 @@ class Volumes(Store):
 
     def write(self, key, data):
         self.client.files.upload(f"/{key}", io.BytesIO(data), overwrite=True)
+
+    def upload(self, key, path):
+        with open(path, "rb") as file:
+            self.client.files.upload(f"/{key}", file, overwrite=True)
 
     def items(self, prefix):
         folders = [prefix.rpartition("/")[0]]

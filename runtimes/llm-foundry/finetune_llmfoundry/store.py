@@ -108,6 +108,9 @@ class S3(Store):
     def write(self, key, data):
         self.client.put_object(Bucket=self.name, Key=key, Body=data)
 
+    def upload(self, key, path):
+        self.client.upload_file(str(path), self.name, key)
+
     def items(self, prefix):
         for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
             for item in page.get("Contents", []):

@@ -24,6 +24,7 @@ EXPECTED = {
     "beginning": ["checkpoints/latest-rank0.pt.symlink"],
     "nothing": [],
     "downloaded": [True, 3_000_000],
+    "uploaded": 3_000_000,
     "deleted": ["link"],
 }
 
@@ -51,7 +52,9 @@ def exercise(store, folder):
     with tempfile.TemporaryDirectory() as local:
         store.download(checkpoint, Path(local) / "x", told.append)
         found["downloaded"] = [(Path(local) / "x").read_bytes() == big, sum(told)]
-    store.delete([checkpoint, f"{folder}/checkpoints/latest-rank0.pt.symlink", f"{folder}/none"])
+        store.upload(f"{folder}/again", Path(local) / "x")
+        found["uploaded"] = store.size(f"{folder}/again")
+    store.delete([checkpoint, f"{folder}/again", f"{folder}/checkpoints/latest-rank0.pt.symlink", f"{folder}/none"])
     found["deleted"] = [name for name, _ in names(f"{folder}/")]
     return found
 

@@ -61,7 +61,7 @@ def convert(call, tmp_path, source, target):
 
 
 @pytest.mark.parametrize("script", [SENTENCEPIECE, MERGES], ids=["sentencepiece", "merges"])
-def test_the_new_form_splits_text_as_the_old_one_and_is_made_once(script, call, bucket, tmp_path):
+def test_the_new_form_splits_text_as_the_old_one(script, call, bucket, tmp_path):
     old = tmp_path / "old"
     old.mkdir()
     made = call("-c", script + OLD, str(old), json.dumps(TEXTS), input=corpus.text())
@@ -80,9 +80,12 @@ def test_the_new_form_splits_text_as_the_old_one_and_is_made_once(script, call, 
     found = call("-c", NEW, str(tmp_path / "tokenizer.json"), json.dumps(TEXTS))
     assert json.loads(found.stdout) == json.loads(made.stdout.splitlines()[-1]), found.stderr
 
-    bucket.delete(["models/old/tokenizer_config.json"])
-    code, message, error = convert(call, tmp_path, source, target)
+
+def test_a_tokenizer_that_is_there_is_left_alone(call, bucket, tmp_path):
+    bucket.write("models/new/tokenizer.json", b"made before")
+    code, message, error = convert(call, tmp_path, bucket.uri("models/gone"), bucket.uri("models/new"))
     assert (code, message["made"]) == (0, False), error
+    assert bucket.list("models/new/") == [("models/new/tokenizer.json", 11)]
 
 
 def test_what_cannot_be_converted_is_the_users_mistake(call, bucket, tmp_path):
