@@ -163,6 +163,12 @@ impl Asked {
             let message = format!("{cannot}: bucket {bucket} is in another region or at another address; set spec.s3.region and spec.s3.endpointUrl");
             return Failure::user("RegionMismatch", message);
         }
+        if std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |&error| error.source())
+            .any(<dyn std::error::Error>::is::<object_store::path::Error>)
+        {
+            let message = format!("{cannot}: it has an object whose name has an empty part, `.` or `..`; rename or remove it");
+            return Failure::user("ObjectNameInvalid", message);
+        }
         match (error, seen.status, seen.transport) {
             (object_store::Error::NotFound { .. }, ..) => {
                 Failure::user("ObjectMissing", format!("{place} does not exist; upload it or name another"))

@@ -20,7 +20,7 @@ impl Bench {
         Self { folder, preparation }
     }
 
-    async fn prepare(&self, name: &str, content: &str) -> Result<Prepared, PrepareError> {
+    async fn prepare(&self, name: &str, content: impl AsRef<[u8]>) -> Result<Prepared, PrepareError> {
         let path = self.folder.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, content).unwrap();
@@ -80,4 +80,25 @@ async fn text_is_converted_to_samples_of_the_context_length() {
     assert_eq!((prepared.rows, prepared.tokens, prepared.samples), (1, 6, 2));
     let tiny = bench.prepare("tiny/a.txt", "a").await.unwrap();
     assert_eq!((tiny.samples, tiny.mds), (0, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_compressed_in_parts_are_read_to_their_end() {
+    let bench = Bench::new(TaskType::InstructionFinetune, 4);
+    let plain = bench.prepare("rows.jsonl", ROWS).await.unwrap();
+    let shard = |prepared: &Prepared| std::fs::read(Path::new(prepared.mds.as_deref().unwrap()).join("shard.00000.mds.zstd")).unwrap();
+    let gzipped = |part: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, part.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    // Cut in the middle of a row.
+    let (first, second) = ROWS.split_at(50);
+    let frames = |pack: &dyn Fn(&str) -> Vec<u8>| [pack(first), pack(second)].concat();
+    let zstd = |part: &str| zstd::bulk::compress(part.as_bytes(), 3).unwrap();
+    for (name, content) in [("rows.jsonl.gz", frames(&gzipped)), ("rows.jsonl.zst", frames(&zstd)), ("rows.jsonl.zstd", frames(&zstd))] {
+        let prepared = bench.prepare(name, content).await.unwrap();
+        let same = Prepared { digest: plain.digest.clone(), mds: plain.mds.clone(), ..prepared.clone() };
+        assert_eq!((same, shard(&prepared) == shard(&plain)), (plain.clone(), true), "{name}");
+    }
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::judge;
 use crate::data::tokenizer::tests::word_tokenizer;
-use crate::preflight::fake::{context, failed, plan, said};
+use crate::preflight::fake::{Server, answer, context, failed, plan, said};
 use crate::preflight::plan::Deadlines;
 use crate::preflight::verdict::{SourceReport, Verdict};
 
@@ -166,4 +166,25 @@ async fn data_that_take_too_long_are_stopped() {
     let verdict = judge(&context, Instant::now().checked_sub(Duration::from_secs(2)).unwrap(), &|_| ()).await;
     let [name, class, reason, _] = &said(&verdict.checks)[0];
     assert_eq!([name, class, reason], ["TrainRows", "Infrastructure", "DeadlineExceeded"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_whose_name_leaves_its_folder_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["t/../secret.txt", "t//a.txt", "t/./a.txt"] {
+        let listing = format!(
+            "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>{name}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
+             <ETag>\"e\"</ETag><Size>5</Size></Contents></ListBucketResult>"
+        );
+        let server = Server::answering(move |_| answer(200, listing.clone())).await;
+        let mut plan = data_plan(folder.path(), GOOD);
+        plan["taskType"] = json!("CONTINUED_PRETRAIN");
+        plan["train"] = json!("s3://bucket/t");
+        plan["s3"] = json!({"endpointUrl": server.address});
+        let verdict = verdict(&plan).await;
+        let message =
+            "spec.trainDataPath: cannot list s3://bucket/t: it has an object whose name has an empty part, `.` or `..`; rename or remove it";
+        assert_eq!(said(&verdict.checks), [failed("TrainData", "UserError", "ObjectNameInvalid", message)]);
+        assert!(server.asked().iter().all(|asked| !asked.contains("secret")));
+    }
 }
