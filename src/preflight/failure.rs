@@ -149,7 +149,8 @@ impl Asked {
         let answered = match (seen.status, code) {
             (Some(status), "") => format!("the store answered {status}"),
             (Some(status), code) => format!("the store answered {status} {code}"),
-            (None, _) => "the store gave no answer".to_owned(),
+            (None, "") => "the store gave no answer".to_owned(),
+            (None, code) => format!("the store answered {code}"),
         };
         if CREDENTIAL_CODES.contains(&code) || matches!(seen.status, Some(401 | 403)) {
             let reason = CREDENTIAL_CODES.iter().find(|&&known| known == code).copied();
@@ -234,6 +235,11 @@ impl Evidence {
                 seen.status = rest.get(..3).and_then(|digits| digits.parse().ok());
             } else if text.starts_with("Server returned error response: ") {
                 seen.status = Some(500);
+            }
+            // S3 deletes in bulk: each object has its own answer within one that is a success.
+            if let Some((_, code)) = text.strip_prefix("DeleteObjects request failed").and_then(|rest| rest.rsplit_once("(code: ")) {
+                let code = code.trim_end_matches(')');
+                seen.code = code.chars().all(|c| c.is_ascii_alphanumeric()).then(|| code.to_owned());
             }
             seen.redirect |= text.starts_with("Received redirect without LOCATION");
             if let Some(url) = text.strip_prefix("Error performing ").and_then(|rest| rest.split("://").nth(1)) {
