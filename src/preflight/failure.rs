@@ -236,10 +236,12 @@ impl Evidence {
             } else if text.starts_with("Server returned error response: ") {
                 seen.status = Some(500);
             }
-            // S3 deletes in bulk: each object has its own answer within one that is a success.
-            if let Some((_, code)) = text.strip_prefix("DeleteObjects request failed").and_then(|rest| rest.rsplit_once("(code: ")) {
+            // S3 and Azure delete in bulk: each object has its own answer, within one that is a success.
+            let in_bulk = ["DeleteObjects request failed", "Bulk delete request failed"].iter().any(|start| text.starts_with(start));
+            if let Some((_, code)) = text.rsplit_once("(code: ").filter(|_| in_bulk) {
                 let code = code.trim_end_matches(')');
-                seen.code = code.chars().all(|c| c.is_ascii_alphanumeric()).then(|| code.to_owned());
+                seen.status = code.parse().ok();
+                seen.code = code.chars().all(|c| c.is_ascii_alphanumeric()).then(|| code.to_owned()).filter(|_| seen.status.is_none());
             }
             seen.redirect |= text.starts_with("Received redirect without LOCATION");
             if let Some(url) = text.strip_prefix("Error performing ").and_then(|rest| rest.split("://").nth(1)) {

@@ -26,6 +26,7 @@ fn plan(folder: &Path, root: &str, kind: &str, keys: &[(&str, &str)]) -> Value {
         std::fs::write(path, content).expect("the folder is ours");
     }
     let secret = folder.join("secret");
+    let _ = std::fs::remove_dir_all(&secret);
     std::fs::create_dir_all(&secret).expect("the folder is ours");
     for (key, value) in keys {
         std::fs::write(secret.join(key), value).expect("the folder is ours");
@@ -71,7 +72,7 @@ async fn exercise(context: &Context, root: &str) {
     let left: Vec<_> = out.store.list(Some(&out.path)).try_collect().await.expect("it is listed");
     assert_eq!(left.iter().map(|meta| meta.location.filename().unwrap_or_default()).collect::<Vec<_>>(), ["owner.json"], "no probe is left");
     let mut other = context.clone();
-    other.plan.run.uid = "u-2".to_owned();
+    other.plan.run.uid = "u-2".into();
     assert_eq!(reasons(&other).await.0, expect(&[("Claim", "SaveFolderInUse")]));
 
     let mut text = context.clone();

@@ -1,11 +1,13 @@
 //! The pod's own identity, as the clouds' webhooks describe it in the environment, under the policy of a real pod.
 
 use axum::response::Response;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use crate::preflight::address::Policy;
-use crate::preflight::fake::{CANARY, Seen, Server, answer, context_of, failures, json_answer, plan};
+use crate::preflight::fake::{CANARY, Seen, Server, answer, context_of, failures, json_answer, oci, plan};
 
 const SESSION: &str = "canary-of-a-session";
 
@@ -201,4 +203,32 @@ async fn azure_gives_a_token_for_the_projected_one() {
     ];
     let stand_ins = [("login.microsoftonline.com", &login), ("acc1.blob.core.windows.net", &store)];
     assert_eq!(reasons("az://data/train.jsonl", secrets, &environment, &stand_ins).await, Vec::<[String; 4]>::new());
+}
+
+/// Whether a request has a token that the key of the tests signed.
+fn is_signed(seen: &Seen) -> bool {
+    let token = seen.authorization.as_deref().and_then(|text| text.strip_prefix("Bearer ")).unwrap_or_default();
+    let Some((signed, signature)) = token.rsplit_once('.') else { return false };
+    let claims: Vec<Value> = signed.split('.').map(|part| serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()).collect();
+    let [head, claims] = claims.as_slice() else { return false };
+    let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).unwrap();
+    head["alg"] == "RS256" && claims["iss"] == "a@b" && claims["exp"].as_u64() > claims["iat"].as_u64() && oci::has_signed(signed, &signature)
+}
+
+#[tokio::test]
+async fn a_service_accounts_key_signs_its_own_token() {
+    let store = store(is_signed).await;
+    let folder = tempfile::tempdir().unwrap();
+    let secrets = json!([{"name": "my-gcp", "kind": "gcp", "path": folder.path()}]);
+    let key = |pem: &str| {
+        // What the file says of another server is not believed.
+        let key = json!({"type": "service_account", "client_email": "a@b", "private_key": pem, "private_key_id": "1", "gcs_base_url": "https://evil.example"});
+        std::fs::write(folder.path().join("credentials"), key.to_string()).unwrap();
+    };
+    let stand_ins = [("storage.googleapis.com", &store)];
+    key(oci::KEY);
+    assert_eq!(reasons("gs://data/train.jsonl", secrets.clone(), &[], &stand_ins).await, Vec::<[String; 4]>::new());
+    key("no key");
+    let found = reasons("gs://data/train.jsonl", secrets, &[], &stand_ins).await;
+    assert_eq!(found[0][1..3], ["CredentialError", "CredentialMalformed"], "{found:?}");
 }
