@@ -4,14 +4,16 @@
 //! `add_bos_token` and `add_eos_token`, special tokens are added from the configuration, and a wrong
 //! `add_prefix_space` is corrected. The same is done here.
 
+mod config;
+
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer};
 
 use super::words::Words;
+use config::{Config, Template, Token, class_of, read};
 
 /// The files of a model that make up its tokenizer, as they were read.
 #[derive(Debug, Clone, Default)]
@@ -65,113 +67,6 @@ pub struct ModelTokenizer {
 impl std::fmt::Debug for ModelTokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ModelTokenizer").field("special", &self.special).finish_non_exhaustive()
-    }
-}
-
-const SPECIAL: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Config {
-    tokenizer_class: Option<String>,
-    bos_token: Option<Token>,
-    eos_token: Option<Token>,
-    unk_token: Option<Token>,
-    sep_token: Option<Token>,
-    pad_token: Option<Token>,
-    cls_token: Option<Token>,
-    mask_token: Option<Token>,
-    additional_special_tokens: Option<Vec<Token>>,
-    added_tokens_decoder: Option<BTreeMap<String, Token>>,
-    add_bos_token: Option<bool>,
-    add_eos_token: Option<bool>,
-    add_prefix_space: Option<bool>,
-    chat_template: Option<Template>,
-}
-
-/// A special token: its text, or its text with flags.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum Token {
-    Text(String),
-    Flags {
-        content: String,
-        #[serde(default)]
-        single_word: bool,
-        #[serde(default)]
-        lstrip: bool,
-        #[serde(default)]
-        rstrip: bool,
-        normalized: Option<bool>,
-        special: Option<bool>,
-    },
-}
-
-impl Token {
-    fn content(&self) -> &str {
-        match self {
-            Self::Text(content) | Self::Flags { content, .. } => content,
-        }
-    }
-
-    fn added(&self, special: bool) -> AddedToken {
-        match self.clone() {
-            Self::Text(content) => AddedToken::from(content, special),
-            Self::Flags { content, single_word, lstrip, rstrip, normalized, special: own } => {
-                let special = own.unwrap_or(special);
-                AddedToken { content, single_word, lstrip, rstrip, normalized: normalized.unwrap_or(!special), special }
-            }
-        }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Template {
-    One(String),
-    Named(Vec<NamedTemplate>),
-}
-
-#[derive(Debug, Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
-}
-
-/// What a tokenizer class does by itself.
-struct Class {
-    /// Default beginning, end and unknown tokens.
-    tokens: [Option<&'static str>; 3],
-    /// Whether it replaces the post processor, and then whether it adds a beginning by default.
-    replaces: Option<bool>,
-}
-
-fn class_of(config: &Config, model: Option<&[u8]>) -> Class {
-    #[derive(Deserialize)]
-    struct Model {
-        model_type: Option<String>,
-    }
-    let model_type = model.and_then(|bytes| serde_json::from_slice::<Model>(bytes).ok()).and_then(|model| model.model_type);
-    let class = config.tokenizer_class.as_deref().map_or_else(
-        || match model_type.as_deref() {
-            Some("llama" | "mistral" | "mixtral") => "LlamaTokenizer",
-            Some("gemma" | "gemma2" | "gemma3" | "gemma3_text") => "GemmaTokenizer",
-            Some("gpt_neox" | "mpt") => "GPTNeoXTokenizer",
-            Some("cohere" | "cohere2") => "CohereTokenizer",
-            Some("qwen2" | "qwen2_moe" | "qwen3") => "Qwen2Tokenizer",
-            Some("gpt2") => "GPT2Tokenizer",
-            _ => "",
-        },
-        |class| class.trim_end_matches("Fast"),
-    );
-    match class {
-        "LlamaTokenizer" | "CodeLlamaTokenizer" => Class { tokens: [Some("<s>"), Some("</s>"), Some("<unk>")], replaces: Some(true) },
-        "GemmaTokenizer" => Class { tokens: [Some("<bos>"), Some("<eos>"), Some("<unk>")], replaces: Some(true) },
-        "CohereTokenizer" => Class { tokens: [Some("<BOS_TOKEN>"), Some("<|END_OF_TURN_TOKEN|>"), Some("<UNK>")], replaces: Some(true) },
-        "GPTNeoXTokenizer" => Class { tokens: [Some("<|endoftext|>"); 3], replaces: Some(false) },
-        "GPT2Tokenizer" => Class { tokens: [Some("<|endoftext|>"); 3], replaces: None },
-        "Qwen2Tokenizer" => Class { tokens: [None, Some("<|endoftext|>"), Some("<|endoftext|>")], replaces: None },
-        _ => Class { tokens: [None; 3], replaces: None },
     }
 }
 
@@ -264,43 +159,6 @@ impl ModelTokenizer {
     }
 }
 
-impl Config {
-    fn named(&self) -> [(&'static str, Option<&Token>); 7] {
-        let tokens = [&self.bos_token, &self.eos_token, &self.unk_token, &self.sep_token, &self.pad_token, &self.cls_token, &self.mask_token];
-        std::array::from_fn(|index| (SPECIAL[index], tokens[index].as_ref()))
-    }
-
-    fn fill_special_tokens(&mut self, map: Self) {
-        for (own, other) in [
-            (&mut self.bos_token, map.bos_token),
-            (&mut self.eos_token, map.eos_token),
-            (&mut self.unk_token, map.unk_token),
-            (&mut self.sep_token, map.sep_token),
-            (&mut self.pad_token, map.pad_token),
-            (&mut self.cls_token, map.cls_token),
-            (&mut self.mask_token, map.mask_token),
-        ] {
-            if own.is_none() {
-                *own = other;
-            }
-        }
-        if self.additional_special_tokens.is_none() {
-            self.additional_special_tokens = map.additional_special_tokens;
-        }
-    }
-
-    fn special_tokens(&self, class: &Class) -> Vec<(&'static str, Token)> {
-        let own = self.named().into_iter().filter_map(|(name, token)| Some((name, token?.clone())));
-        let mut special: Vec<_> = own.collect();
-        for (name, default) in SPECIAL.into_iter().zip(class.tokens) {
-            if let (Some(default), false) = (default, special.iter().any(|(own, _)| *own == name)) {
-                special.push((name, Token::Text(default.to_owned())));
-            }
-        }
-        special
-    }
-}
-
 fn whole(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
     let encoding = tokenizer.encode_fast(text, special).map_err(|error| TokenizerError::Encode(error.to_string()))?;
     Ok(encoding.get_ids().to_vec())
@@ -319,13 +177,6 @@ const PROBES: [&str; 3] = ["probe", " The quick  brown fox's 12345 jumps,\n\n\to
 fn agrees(tokenizer: &Tokenizer, words: &Words, text: &str) -> bool {
     let cut = words.encode(tokenizer, text).ok();
     cut.is_some() && cut == whole(tokenizer, text, false).ok()
-}
-
-fn read<T: Default + serde::de::DeserializeOwned>(file: &'static str, bytes: Option<&[u8]>) -> Result<T, TokenizerError> {
-    bytes.map_or_else(
-        || Ok(T::default()),
-        |bytes| serde_json::from_slice(bytes).map_err(|error| TokenizerError::File { file, problem: error.to_string() }),
-    )
 }
 
 fn add_tokens(tokenizer: &mut Tokenizer, config: &Config, special: &[(&'static str, Token)]) {

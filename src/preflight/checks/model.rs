@@ -41,8 +41,14 @@ pub(super) async fn check(context: &Context) -> Outcome {
 }
 
 pub(in crate::preflight) fn incomplete(place: &str, name: &str, what: &str) -> Failure {
-    let message =
-        format!("{place} has no {name}, so the model has no {what}; upload the whole model, or ask the administrator to correct the FinetuneModel");
+    let message = if name == "tokenizer.json" {
+        format!(
+            "{place} has no {name}, the only form of a tokenizer that is read here; ask the administrator to make it, in the runtime's image with \
+             python -m finetune_llmfoundry tokenizer --from {place} --to the folder of the weights that the FinetuneModel names"
+        )
+    } else {
+        format!("{place} has no {name}, so the model has no {what}; upload the whole model, or ask the administrator to correct the FinetuneModel")
+    };
     Failure::user("ModelIncomplete", message)
 }
 

@@ -120,6 +120,22 @@ async fn a_tokenizer_that_cannot_be_used_is_the_models_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_without_a_tokenizer_that_can_be_read_says_how_to_make_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = data_plan(folder.path(), GOOD);
+    std::fs::rename(folder.path().join("model/tokenizer.json"), folder.path().join("model/tokenizer.model")).unwrap();
+    let model = folder.path().join("model").display().to_string();
+    let message = format!(
+        "spec.model: {model} has no tokenizer.json, the only form of a tokenizer that is read here; ask the administrator to make it, in the runtime's image with \
+         python -m finetune_llmfoundry tokenizer --from {model} --to the folder of the weights that the FinetuneModel names"
+    );
+    for check_credentials in [true, false] {
+        plan["checkCredentials"] = json!(check_credentials);
+        assert_eq!(said(&verdict(&plan).await.checks), [failed("Model", "UserError", "ModelIncomplete", &message)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn data_that_cannot_be_read_to_the_end_say_so() {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = data_plan(folder.path(), GOOD);
