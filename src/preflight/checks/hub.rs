@@ -13,6 +13,7 @@ use crate::preflight::failure::Failure;
 
 pub(in crate::preflight) use dataset::split;
 
+const MAX_CONFIG_BYTES: usize = 4 * 1024 * 1024;
 const PUBLIC: &str = "https://huggingface.co";
 
 /// The hub with the run's token.
@@ -60,29 +61,58 @@ impl<'a> Hub<'a> {
     }
 }
 
-/// `entity/model` has configuration, tokenizer and weights.
+/// `entity/model` has configuration, tokenizer and all of its weights, and the token may read them.
 pub(super) async fn model(context: &Context, repository: &str) -> Outcome {
     let hub = Hub::new(context);
-    let doing = format!("read the model {repository} on the hub");
-    let revision = context.plan.model.revision.as_deref().unwrap_or("main");
-    let answer = hub.ask(&format!("/api/models/{}/revision/{}", plain(repository)?, plain(revision)?), &doing).await?;
-    if answer.status != 200 {
-        return Err(hub.refusal("model", &doing, &answer));
+    let result = hub.model(repository).await;
+    match result {
+        // Of a token that is none the hub says nothing but that: everything looks as if it were not there.
+        Err(failure) if failure.reason == "ModelNotAccessible" => Err(hub.token().await.err().unwrap_or(failure)),
+        result => result,
     }
-    let files = siblings(&answer);
-    let has = |name: &str| files.contains(&name);
-    let weights = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
-    let place = format!("hf://{repository}");
-    if !has("config.json") {
-        return Err(model::incomplete(&place, "config.json", "configuration"));
+}
+
+impl Hub<'_> {
+    async fn model(&self, repository: &str) -> Outcome {
+        let doing = format!("read the model {repository} on the hub");
+        let revision = self.context.plan.model.revision.as_deref().unwrap_or("main");
+        let answer = self.ask(&format!("/api/models/{}/revision/{}", plain(repository)?, plain(revision)?), &doing).await?;
+        if answer.status != 200 {
+            return Err(self.refusal("model", &doing, &answer));
+        }
+        let files = siblings(&answer);
+        let has = |name: &str| files.contains(&name);
+        let place = format!("hf://{repository}");
+        if !has("config.json") {
+            return Err(model::incomplete(&place, "config.json", "configuration"));
+        }
+        if !has("tokenizer.json") {
+            return Err(model::incomplete(&place, "tokenizer.json", "tokenizer"));
+        }
+        // Of a gated model everybody may read the list, but only whom its owner let in a file.
+        self.file(repository, "config.json", MAX_CONFIG_BYTES).await?;
+        let Some((index, _)) = model::WEIGHTS.into_iter().find(|(index, single)| has(index) || has(single)) else {
+            return Err(model::incomplete(&place, "model.safetensors", "weights"));
+        };
+        if !has(index) {
+            return Ok(());
+        }
+        let index = self.file(repository, index, model::MAX_INDEX_BYTES).await?.unwrap_or_default();
+        let shards = model::shard_names(&index).ok_or_else(|| model::no_shards(&place))?;
+        let missing: Vec<_> = shards.into_iter().filter(|shard| !has(shard)).collect();
+        model::missing(&place, &missing)
     }
-    if !has("tokenizer.json") {
-        return Err(model::incomplete(&place, "tokenizer.json", "tokenizer"));
+
+    /// Whether the token, if there is one, is one.
+    async fn token(&self) -> Outcome {
+        let Some(secret) = self.context.secrets.of(SecretKind::Hf) else { return Ok(()) };
+        let answer = self.ask("/api/whoami-v2", "look up the owner of the token").await?;
+        if answer.status != 401 {
+            return Ok(());
+        }
+        let message = format!("HF_TOKEN of Secret {} is not, or no longer, a token of the hub; put a new one with read access there", secret.name);
+        Err(Failure::credential("TokenInvalid", message))
     }
-    if !weights.iter().any(|name| has(name)) {
-        return Err(model::incomplete(&place, "model.safetensors", "weights"));
-    }
-    Ok(())
 }
 
 fn siblings(answer: &Answer) -> Vec<&str> {

@@ -10,11 +10,12 @@ use crate::preflight::failure::Failure;
 use crate::preflight::place::Place;
 use crate::preflight::store::Opened;
 
-const MAX_INDEX_BYTES: usize = 32 * 1024 * 1024;
+pub(super) const MAX_INDEX_BYTES: usize = 32 * 1024 * 1024;
 const MAX_SHARDS: usize = 10_000;
 const AT_ONCE: usize = 16;
 /// Indexes and the single files that stand for them, in the order in which the engine prefers them.
-const WEIGHTS: [(&str, &str); 2] = [("model.safetensors.index.json", "model.safetensors"), ("pytorch_model.bin.index.json", "pytorch_model.bin")];
+pub(super) const WEIGHTS: [(&str, &str); 2] =
+    [("model.safetensors.index.json", "model.safetensors"), ("pytorch_model.bin.index.json", "pytorch_model.bin")];
 
 pub(super) async fn check(context: &Context) -> Outcome {
     let weights = context.weights();
@@ -61,8 +62,7 @@ async fn exists(opened: &Opened) -> Result<bool, Failure> {
 }
 
 async fn shards(folder: &Opened, index: &Opened) -> Outcome {
-    let names = shard_names(&read(index, MAX_INDEX_BYTES).await?)
-        .ok_or_else(|| Failure::user("ModelIncomplete", format!("{} names no shards; upload the whole model again", index.asked.place)))?;
+    let names = shard_names(&read(index, MAX_INDEX_BYTES).await?).ok_or_else(|| no_shards(&index.asked.place))?;
     let missing: Vec<String> = futures::stream::iter(names)
         .map(|name| async move {
             let found = exists(&folder.below(&name)).await?;
@@ -72,17 +72,17 @@ async fn shards(folder: &Opened, index: &Opened) -> Outcome {
         .try_filter_map(|missing| async move { Ok(missing) })
         .try_collect()
         .await?;
-    match missing.first() {
-        None => Ok(()),
-        Some(first) => {
-            let message = format!(
-                "{}: {} of the shards that its index lists are missing, {first} among them; upload the whole model",
-                folder.asked.place,
-                missing.len()
-            );
-            Err(Failure::user("ModelIncomplete", message))
-        }
-    }
+    self::missing(&folder.asked.place, &missing)
+}
+
+pub(super) fn no_shards(place: &str) -> Failure {
+    Failure::user("ModelIncomplete", format!("the index of {place} names no shards; upload the whole model again"))
+}
+
+pub(super) fn missing(place: &str, missing: &[String]) -> Outcome {
+    let Some(first) = missing.first() else { return Ok(()) };
+    let message = format!("{place}: {} of the shards that its index lists are missing, {first} among them; upload the whole model", missing.len());
+    Err(Failure::user("ModelIncomplete", message))
 }
 
 /// The shards that an index lists; none when it lists none, too many, or files of other folders.

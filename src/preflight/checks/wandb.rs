@@ -9,10 +9,17 @@ use crate::preflight::dial::Login;
 use crate::preflight::failure::Failure;
 use crate::preflight::plan::WandbTarget;
 
+const MAX_PROJECT: usize = 128;
+const NOT_IN_PROJECT: [char; 6] = ['/', '\\', '#', '?', '%', ':'];
 const PUBLIC: &str = "https://api.wandb.ai";
 const QUERY: &str = "query { viewer { username entity teams { edges { node { name } } } } }";
 
 pub(super) async fn check(context: &Context, target: &WandbTarget) -> Outcome {
+    // The client refuses it when training starts. A project that is not there is made by the first run.
+    if target.project.chars().count() > MAX_PROJECT || target.project.contains(NOT_IN_PROJECT) {
+        let message = format!("{} is no name of a project: at most {MAX_PROJECT} characters, and none of / \\ # ? % :", target.project);
+        return Err(Failure::user("ProjectNameInvalid", message));
+    }
     let Some(secret) = context.secrets.of(SecretKind::Wandb) else {
         let message = "logging to Weights & Biases needs a key: name a Secret of kind wandb in spec.secrets".to_owned();
         return Err(Failure::credential("NoCredentials", message));

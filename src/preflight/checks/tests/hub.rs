@@ -81,14 +81,44 @@ async fn a_model_on_the_hub_needs_configuration_tokenizer_and_weights() {
     for missing in [None, Some(0), Some(1), Some(2)] {
         let names: Vec<_> = files.iter().enumerate().filter(|(i, _)| Some(*i) != missing).map(|(_, name)| json!({"rfilename": name})).collect();
         let (failures, seen) = outcome(model, move |_| json_answer(200, &json!({"siblings": names}))).await;
-        assert_eq!(seen.iter().map(|seen| seen.path.as_str()).collect::<Vec<_>>(), ["/api/models/entity/model/revision/abc"]);
+        assert_eq!(seen[0].path, "/api/models/entity/model/revision/abc");
         match missing {
             None => assert_eq!(failures, Vec::<[String; 4]>::new()),
             Some(index) => assert!(failures[0][3].contains(&format!("hf://entity/model has no {}", files[index])), "{failures:?}"),
         }
     }
-    let (failures, _) = outcome(model, |_| answer(403, "")).await;
-    assert_eq!([&failures[0][0], &failures[0][1], &failures[0][2]], ["Model", "CredentialError", "ModelNotAccessible"]);
+}
+
+/// A hub with a gated model in two shards; the answer to a file, to who one is, and the files that are there.
+async fn gated(file: u16, who: u16, files: &'static [&'static str]) -> Vec<[String; 4]> {
+    let (failures, _) = outcome(model, move |seen| match seen.path.as_str() {
+        "/api/models/entity/model/revision/abc" => {
+            let files: Vec<_> = files.iter().map(|name| json!({"rfilename": name})).collect();
+            json_answer(200, &json!({"gated": "manual", "siblings": files}))
+        }
+        "/api/whoami-v2" => json_answer(who, &json!({"name": "me"})),
+        "/entity/model/resolve/abc/config.json" => answer(file, "{}"),
+        "/entity/model/resolve/abc/model.safetensors.index.json" => {
+            json_answer(200, &json!({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
+        }
+        _ => answer(404, ""),
+    })
+    .await;
+    failures
+}
+
+#[tokio::test]
+async fn of_a_gated_model_the_files_are_tried_and_all_shards_are_there() {
+    const ALL: [&str; 5] = ["config.json", "tokenizer.json", "model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"];
+    assert_eq!(gated(200, 200, &ALL).await, Vec::<[String; 4]>::new());
+    let message =
+        "spec.model: hf://entity/model: 1 of the shards that its index lists are missing, model-2.safetensors among them; upload the whole model";
+    assert_eq!(gated(200, 200, &ALL[..4]).await, [failed("Model", "UserError", "ModelIncomplete", message)]);
+    let message = "spec.model: cannot read config.json of the model entity/model on the hub: the hub answered 403 to the token of Secret my-hf; check the \
+                   name, and that access to the model was granted to that token";
+    assert_eq!(gated(403, 200, &ALL).await, [failed("Model", "CredentialError", "ModelNotAccessible", message)]);
+    let message = "spec.model: HF_TOKEN of Secret my-hf is not, or no longer, a token of the hub; put a new one with read access there";
+    assert_eq!(gated(401, 401, &ALL).await, [failed("Model", "CredentialError", "TokenInvalid", message)]);
 }
 
 #[tokio::test]

@@ -3,8 +3,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::preflight::checks::prove;
+use crate::preflight::checks::{Ask, answered, prove};
 use crate::preflight::fake::{Server, answer, context, failed, failures, plan, said};
+use crate::preflight::verdict::CheckName;
 
 fn names(folder: &std::path::Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -202,4 +203,11 @@ async fn no_check_says_what_is_in_a_secret() {
                    user, fingerprint and region; put that there. DATABRICKS_HOST of Secret bad-databricks is not https:// and the host of a workspace; put \
                    that there. HF_TOKEN of Secret bad-hf is not a token of the hub, which starts with hf_; put that there";
     assert_eq!(found, [failed("Secrets", "CredentialError", "ProfileUnsupported", message)]);
+}
+
+#[tokio::test]
+async fn a_check_that_crashes_is_one_failed_check() {
+    let ask = Ask::new(CheckName::Model, "spec.model", async { panic!("a library's own bug") });
+    let check = answered(ask, Instant::now() + Duration::from_secs(5)).await;
+    assert_eq!(said(&[check]), [failed("Model", "Infrastructure", "Crashed", "spec.model: the check crashed")]);
 }

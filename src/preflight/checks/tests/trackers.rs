@@ -50,3 +50,14 @@ async fn a_registry_answers_for_a_name_that_is_one() {
         assert_eq!(found, reason.map(|reason| ("Registry", reason)).into_iter().collect::<Vec<_>>(), "{name} {status}");
     }
 }
+
+#[tokio::test]
+async fn a_project_that_the_client_would_refuse_is_refused_before() {
+    let folder = tempfile::tempdir().unwrap();
+    for project in ["a/b", "a:b", "50%", &"x".repeat(129)] {
+        let mut plan = plan(folder.path());
+        plan["wandb"] = json!({"project": project, "entity": "team"});
+        let message = format!("spec.experimentTracker.wandb: {project} is no name of a project: at most 128 characters, and none of / \\ # ? % :");
+        assert_eq!(failures(&context(&plan, &[])).await, [failed("Wandb", "UserError", "ProjectNameInvalid", &message)]);
+    }
+}
