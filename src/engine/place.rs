@@ -1,11 +1,10 @@
 //! Whether the places that a run names are of a kind that is supported: by their spelling alone, nothing is dialled. Pure.
 
 use crate::api::FinetuneRunSpec;
+use crate::preflight::place::Place;
 
 use super::endpoint;
 use super::resolve::Refusal;
-
-const STORES: [&str; 5] = ["s3", "gs", "oci", "az", "pvc"];
 
 /// Refuses the first place that no stage could read.
 pub(super) fn check(spec: &FinetuneRunSpec, allowed_endpoints: &[String]) -> Result<(), Refusal> {
@@ -18,25 +17,20 @@ pub(super) fn check(spec: &FinetuneRunSpec, allowed_endpoints: &[String]) -> Res
     let weights = ("spec.customWeightsPath", spec.custom_weights_path.as_ref());
     for (field, path) in data.into_iter().chain([weights]) {
         if let Some(why) = path.and_then(|path| refusal(path, allowed_endpoints)) {
-            return Err(Refusal::new("UnsupportedPath", field, format!("{field} {why}")));
+            return Err(Refusal::new("UnsupportedPath", field, format!("{field}: {why}")));
         }
     }
     Ok(())
 }
 
 fn refusal(path: &str, allowed_endpoints: &[String]) -> Option<String> {
-    if path.starts_with('/') {
-        let volume = path.starts_with("/Volumes/") || path.starts_with("/databricks/");
-        return (!volume).then(|| {
-            "is a local path, which no stage can read: name an object store, a PVC (pvc://claim/path) or a volume (/Volumes/...)".to_owned()
-        });
-    }
-    let (scheme, rest) = path.split_once("://")?;
-    match scheme {
-        "https" => endpoint::refusal(path, allowed_endpoints),
-        _ if STORES.contains(&scheme) && rest.trim_matches('/').is_empty() => Some(format!("names no bucket: write {scheme}://bucket/path")),
-        _ if STORES.contains(&scheme) => None,
-        _ => Some(format!("starts with {scheme}://, which is not supported: use {}:// or https://", STORES.join("://, "))),
+    match Place::parse(path) {
+        Err(error) => Some(error.to_string()),
+        Ok(Place::Local(_)) => Some(format!(
+            "{path} is a local path, which no stage can read: name an object store, a PVC (pvc://claim/path) or a volume (/Volumes/...)"
+        )),
+        Ok(Place::Web(url)) => endpoint::refusal(url.as_str(), allowed_endpoints).map(|why| format!("{path} {why}")),
+        Ok(_) => None,
     }
 }
 
@@ -46,28 +40,21 @@ mod tests {
 
     #[test]
     fn places_are_judged_by_their_spelling() {
-        for path in [
-            "s3://data/train.jsonl",
-            "gs://b/p",
-            "oci://b/p",
-            "az://b/p",
-            "pvc://claim/path",
-            "https://host.example/train.jsonl",
-            "dbfs:/Volumes/a/b/c/d.jsonl",
-            "/Volumes/a/b/c/d.jsonl",
-            "mosaicml/dolly_hhrlhf/train",
-            "catalog.schema.table",
-        ] {
+        for path in ["s3://data/train.jsonl", "https://host.example/train.jsonl", "/Volumes/a/b/c/d.jsonl", "mosaicml/dolly_hhrlhf/train", "a.b.c"] {
             assert_eq!(refusal(path, &[]), None, "{path}");
         }
         for (path, expected) in [
-            ("file:///etc/passwd", "starts with file://, which is not supported: use s3://, gs://, oci://, az://, pvc:// or https://"),
-            ("http://host.example/train.jsonl", "starts with http://, which is not supported: use s3://, gs://, oci://, az://, pvc:// or https://"),
-            ("/etc/passwd", "is a local path, which no stage can read: name an object store, a PVC (pvc://claim/path) or a volume (/Volumes/...)"),
-            ("s3://", "names no bucket: write s3://bucket/path"),
+            ("s3://", "s3:// names no bucket: write s3://bucket/path"),
+            (
+                "/etc/passwd",
+                "/etc/passwd is a local path, which no stage can read: name an object store, a PVC (pvc://claim/path) or a volume (/Volumes/...)",
+            ),
+            ("s3://b/../x", "the path of s3://b/../x has an empty part, `.` or `..`: write it without"),
         ] {
             assert_eq!(refusal(path, &[]).as_deref(), Some(expected), "{path}");
         }
-        assert!(refusal("https://169.254.169.254/train.jsonl", &[]).is_some());
+        for path in ["https://169.254.169.254/train.jsonl", "http://host.example/train.jsonl", "file:///etc/passwd"] {
+            assert!(refusal(path, &[]).is_some(), "{path}");
+        }
     }
 }
