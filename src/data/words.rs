@@ -6,7 +6,8 @@
 //! text whole:
 //!
 //! - byte level BPE with one of the known patterns: each of them ends a match between a letter, digit or mark and a
-//!   space, looks back nowhere, and looks ahead only behind white space;
+//!   space, where a run of letters or of digits ends, and before a digit behind a mark; it looks back nowhere, and looks
+//!   ahead only behind white space. Added tokens are looked for, so that none is cut;
 //! - BPE over text whose spaces became `▁`, if in no token a `▁` follows anything else, so that no merge crosses.
 
 use std::cell::RefCell;
@@ -40,8 +41,14 @@ pub(crate) struct Words {
     later: Option<Tokenizer>,
     /// A text with one of these is not cut.
     whole: Vec<String>,
-    /// Whether a text may also be cut before a line feed behind a letter or digit.
-    lines: bool,
+    /// For byte level BPE, whose texts may be cut in more places.
+    fine: Option<Fine>,
+}
+
+/// Added tokens, which are never cut.
+struct Fine {
+    tokens: Vec<String>,
+    starts: [bool; 256],
 }
 
 impl Words {
@@ -50,7 +57,7 @@ impl Words {
         static IDS: AtomicU64 = AtomicU64::new(1);
         let ModelWrapper::BPE(model) = tokenizer.get_model() else { return None };
         let added: Vec<AddedToken> = tokenizer.get_added_tokens_decoder().into_values().collect();
-        let plain = |token: &AddedToken| !token.lstrip && !token.rstrip && !token.single_word && !token.content.contains(' ');
+        let plain = |token: &AddedToken| !token.lstrip && !token.rstrip && !token.single_word && !token.content.contains([' ', '\n']);
         if model.dropout.is_some() || model.end_of_word_suffix.is_some() || !added.iter().all(plain) {
             return None;
         }
@@ -59,7 +66,9 @@ impl Words {
         let splitter = state(tokenizer.get_pre_tokenizer().map(serde_json::to_value));
         let id = IDS.fetch_add(1, Ordering::Relaxed);
         if is_byte_level(&splitter) && (normalizer.is_null() || normalizer["type"] == "NFC") {
-            return Some(Self { id, later: None, whole: Vec::new(), lines: true });
+            // A token that is looked for in the normalized text may stand in the text in another form.
+            let seen = normalizer.is_null() || added.iter().all(|token| !token.normalized);
+            return seen.then(|| Self { id, later: None, whole: Vec::new(), fine: Some(Fine::new(added)) });
         }
         let (prepends, replaces) = match normalizer["normalizers"].as_array().map(Vec::as_slice) {
             Some([first, second]) if first["type"] == "Prepend" => (true, second),
@@ -71,13 +80,13 @@ impl Words {
             return None;
         }
         if !prepends {
-            return Some(Self { id, later: None, whole: Vec::new(), lines: false });
+            return Some(Self { id, later: None, whole: Vec::new(), fine: None });
         }
         // The text behind an added token begins anew, with what is put before a text.
         let whole: Vec<_> = added.into_iter().map(|token| token.content).collect();
         let mut later = tokenizer.clone();
         later.with_normalizer(Some(serde_json::from_value::<NormalizerWrapper>(replaces.clone()).ok()?));
-        (whole.len() <= MAX_SEARCHED_TOKENS).then_some(Self { id, later: Some(later), whole, lines: false })
+        (whole.len() <= MAX_SEARCHED_TOKENS).then_some(Self { id, later: Some(later), whole, fine: None })
     }
 
     /// The ids of a text, without what a tokenizer puts around it.
@@ -111,18 +120,51 @@ impl Words {
 
     /// How long the first piece of a text is: up to the next place where it may be cut.
     fn piece(&self, text: &str) -> usize {
+        if let Some(fine) = &self.fine {
+            return fine.piece(text);
+        }
         let bytes = text.as_bytes();
-        let mut from = 1;
-        while let Some(at) = bytes.get(from..).and_then(|bytes| memchr::memchr2(b' ', b'\n', bytes)).map(|at| at + from) {
-            let before = bytes[at - 1];
-            let cut = match bytes[at] {
-                b' ' => before.is_ascii_graphic() || (before >= 0x80 && text[..at].chars().next_back().is_some_and(char::is_alphanumeric)),
-                _ => self.lines && before.is_ascii_alphanumeric(),
-            };
-            if cut {
-                return at;
+        let ends = memchr::memchr_iter(b' ', bytes).find(|&at| at > 0 && ends_word(text, at));
+        ends.unwrap_or(bytes.len())
+    }
+}
+
+/// Whether a letter, digit or mark stands before this place.
+fn ends_word(text: &str, at: usize) -> bool {
+    let before = text.as_bytes()[at - 1];
+    before.is_ascii_graphic() || (before >= 0x80 && text[..at].chars().next_back().is_some_and(char::is_alphanumeric))
+}
+
+impl Fine {
+    fn new(added: Vec<AddedToken>) -> Self {
+        let tokens: Vec<_> = added.into_iter().map(|token| token.content).filter(|token| !token.is_empty()).collect();
+        let mut starts = [false; 256];
+        for token in &tokens {
+            starts[usize::from(token.as_bytes()[0])] = true;
+        }
+        Self { tokens, starts }
+    }
+
+    fn piece(&self, text: &str) -> usize {
+        let bytes = text.as_bytes();
+        let mut held = 0;
+        for (at, &byte) in bytes.iter().enumerate() {
+            if at > 0 && at >= held && byte.is_ascii() {
+                let before = bytes[at - 1];
+                let cut = match byte {
+                    b' ' => ends_word(text, at),
+                    _ if before.is_ascii_alphabetic() => !byte.is_ascii_alphabetic(),
+                    _ if before.is_ascii_digit() => !byte.is_ascii_digit(),
+                    _ => before.is_ascii_punctuation() && byte.is_ascii_digit(),
+                };
+                if cut {
+                    return at;
+                }
             }
-            from = at + 1;
+            if self.starts[usize::from(byte)] {
+                let starting = self.tokens.iter().filter(|token| bytes[at..].starts_with(token.as_bytes()));
+                held = starting.map(|token| at + token.len()).max().unwrap_or(0).max(held);
+            }
         }
         bytes.len()
     }

@@ -73,7 +73,7 @@ fn a_file_of_rows_is_read_to_its_end_however_it_is_compressed() {
     };
     let rows = [CHAT, b"\n", CHAT, b"\r\n\n", PAIR].concat();
     let zstd = |bytes: &[u8]| zstd::bulk::compress(bytes, 3).expect("it is packed");
-    let bomb = [b' '; 1 << 20];
+    let bomb = vec![b' '; 1 << 20];
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let model = tokenizer();
     let template = ChatTemplate::new(&model, Some("{% for m in messages %}{{ m.content }}{% endfor %}")).expect("the seed is good");

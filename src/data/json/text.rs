@@ -38,7 +38,7 @@ impl<'a> Text<'a> {
             return part(self.raw);
         }
         let mut rest = self.raw;
-        while let Some(at) = rest.find('\\') {
+        while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
             part(&rest[..at]);
             let bytes = rest.as_bytes();
             let (character, length) = match bytes[at + 1] {
