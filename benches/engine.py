@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers  # noq
 
 SOURCE, CONTEXT = Path(sys.argv[1]), int(sys.argv[2])
 PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-BUDGET = 60  # seconds of processor time that each measurement may take at most
+BUDGET = 90  # seconds of processor time that each measurement may take at most
 
 
 def make_tokenizer(folder):
