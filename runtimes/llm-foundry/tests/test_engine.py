@@ -150,8 +150,9 @@ def test_engine_instruction_finetune_from_start_to_one_registered_version(make_r
     assert [body["sequence"] for body in operator.bodies] == sorted({body["sequence"] for body in operator.bodies})
     assert operator.steps() == sorted(operator.steps()) and operator.steps()[-1] == steps
     events = operator.events()
-    assert events[:2] == ["MODEL_INITIALIZED", "TRAIN_STARTED"] and events[-1] == "TRAIN_FINISHED"
-    assert 1 <= events.count("CHECKPOINT_SAVED") <= 4
+    # The last checkpoint is complete before or after the training says that it ended: it is uploaded meanwhile.
+    assert events[:2] == ["MODEL_INITIALIZED", "TRAIN_STARTED"] and events.count("TRAIN_FINISHED") == 1
+    assert 1 <= events.count("CHECKPOINT_SAVED") <= 4 and len(events) == 3 + events.count("CHECKPOINT_SAVED")
     last = operator.bodies[-1]["progress"]
     assert (last["step"], last["totalSteps"], last["totalTokens"]) == (steps, steps, None)
     assert last["tokens"] > 0 and last["tokensPerSecond"] > 0 and last["gradientNorm"] > 0 and last["learningRate"] >= 0
