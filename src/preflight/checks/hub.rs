@@ -64,12 +64,12 @@ impl<'a> Hub<'a> {
 /// `entity/model` has configuration, tokenizer and all of its weights, and the token may read them.
 pub(super) async fn model(context: &Context, repository: &str) -> Outcome {
     let hub = Hub::new(context);
-    let result = hub.model(repository).await;
-    match result {
-        // Of a token that is none the hub says nothing but that: everything looks as if it were not there.
-        Err(failure) if failure.reason == "ModelNotAccessible" => Err(hub.token().await.err().unwrap_or(failure)),
-        result => result,
-    }
+    hub.or_bad_token(hub.model(repository).await).await
+}
+
+/// The dataset can be read and has the split.
+pub(super) async fn dataset(context: &Context, name: &str) -> Outcome {
+    Hub::new(context).or_bad_token(split(context, name).await.map(|_| ())).await
 }
 
 impl Hub<'_> {
@@ -103,12 +103,12 @@ impl Hub<'_> {
         model::missing(&place, &missing)
     }
 
-    /// Whether the token, if there is one, is one.
-    async fn token(&self) -> Outcome {
-        let Some(secret) = self.context.secrets.of(SecretKind::Hf) else { return Ok(()) };
-        let answer = self.ask("/api/whoami-v2", "look up the owner of the token").await?;
-        if answer.status != 401 {
-            return Ok(());
+    /// Of a token that is none the hub says only that what is asked for is not there: then the token is what is wrong.
+    async fn or_bad_token(&self, result: Outcome) -> Outcome {
+        let Err(failure) = result else { return Ok(()) };
+        let Some(secret) = self.context.secrets.of(SecretKind::Hf).filter(|_| failure.reason.ends_with("NotAccessible")) else { return Err(failure) };
+        if self.ask("/api/whoami-v2", "look up the owner of the token").await?.status != 401 {
+            return Err(failure);
         }
         let message = format!("HF_TOKEN of Secret {} is not, or no longer, a token of the hub; put a new one with read access there", secret.name);
         Err(Failure::credential("TokenInvalid", message))

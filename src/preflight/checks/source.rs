@@ -17,7 +17,7 @@ pub(super) async fn check(context: &Context, text: &str) -> Outcome {
         volume(context, text, path)?;
     }
     match place {
-        Place::Hub(name) => hub::split(context, &name).await.map(|_| ()),
+        Place::Hub(name) => hub::dataset(context, &name).await,
         Place::Table(name) => table::check(context, &name).await,
         _ if context.plan.task_type == TaskType::ContinuedPretrain => folder(&context.stores.open(text)?).await,
         _ => file(&context.stores.open(text)?).await,

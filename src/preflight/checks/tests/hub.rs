@@ -52,7 +52,7 @@ async fn a_missing_split_and_a_missing_dataset_are_told_apart() {
     assert_eq!(failures, [failed("TrainData", "UserError", "SplitMissing", message)]);
 
     for (status, class) in [(401, "CredentialError"), (403, "CredentialError"), (404, "UserError")] {
-        let (failures, _) = outcome(dataset, move |_| answer(status, CANARY)).await;
+        let (failures, _) = outcome(dataset, move |seen| answer(if seen.path == "/api/whoami-v2" { 200 } else { status }, CANARY)).await;
         let message = format!(
             "spec.trainDataPath: cannot read the dataset entity/data on the hub: the hub answered {status} to the token of Secret my-hf; check the name, \
              and that access to the dataset was granted to that token"
@@ -119,6 +119,8 @@ async fn of_a_gated_model_the_files_are_tried_and_all_shards_are_there() {
     assert_eq!(gated(403, 200, &ALL).await, [failed("Model", "CredentialError", "ModelNotAccessible", message)]);
     let message = "spec.model: HF_TOKEN of Secret my-hf is not, or no longer, a token of the hub; put a new one with read access there";
     assert_eq!(gated(401, 401, &ALL).await, [failed("Model", "CredentialError", "TokenInvalid", message)]);
+    let (failures, _) = outcome(dataset, |_| answer(401, "")).await;
+    assert_eq!(failures[0][..3], ["TrainData", "CredentialError", "TokenInvalid"]);
 }
 
 #[tokio::test]
