@@ -17,9 +17,10 @@ use super::source::Location;
 
 /// Name of the record.
 pub const PROGRESS: &str = "progress.bin";
-/// A record is written when about this many shards were stored behind the last one, or more, so that a record never has more than an eighth
-/// of their bytes before compression.
-pub const RECORD_SHARDS: u64 = 8;
+/// A record is written when more bytes than so many shards may have were stored behind the last one ...
+pub const RECORD_SHARDS: u64 = 4;
+/// ... and more than so many times its own.
+pub const RECORD_SHARE: u64 = 8;
 /// Records are far smaller: 32 MiB of fingerprints, and what is counted.
 const MAX_RECORD_BYTES: usize = 128 << 20;
 const VERSION: u32 = 1;

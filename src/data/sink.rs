@@ -8,7 +8,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use tokio::runtime::Handle;
 
 use super::mds::{INDEX, Layout, Shard, ShardWriter, Stored, index, shard_name};
-use super::progress::{PROGRESS, Progress, RECORD_SHARDS};
+use super::progress::{PROGRESS, Progress, RECORD_SHARDS, RECORD_SHARE};
 use super::source::Location;
 
 /// Why samples could not be stored.
@@ -64,7 +64,7 @@ impl Sink {
         self.samples += 1;
         let Some(shard) = self.writer.push(sample) else { return Ok(()) };
         self.unrecorded += shard.raw_bytes() as u64;
-        let is_due = self.unrecorded > RECORD_SHARDS * (self.limit as u64 / 2).max(self.record);
+        let is_due = self.unrecorded > (RECORD_SHARDS * self.limit as u64).max(RECORD_SHARE * self.record);
         let state = is_due.then(state);
         if let Some(state) = &state {
             (self.unrecorded, self.record) = (0, state.len() as u64);
