@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use attempt::{Attempt, CurrentJob, GpuHours, Retries, Stage};
 pub use data::{DataSet, DataStatus};
 pub use failure::{Failure, FailureClass};
-pub use outputs::{Checkpoint, Export, MlflowRun, RegisteredModel, Tracking};
+pub use outputs::{Checkpoint, Export, MlflowRun, RegisteredModel, Tokenizer, Tracking};
 pub use progress::{EventType, Progress, RunEvent};
 pub use resolved::Resolved;
 
@@ -99,6 +99,10 @@ pub struct FinetuneRunStatus {
     /// Whether the tables of the data are files below the save folder now.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tables_copied: bool,
+
+    /// The tokenizer that is made for a model without `tokenizer.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Tokenizer>,
 
     /// Number of the newest training attempt, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,6 +8,9 @@ use super::remote::RemoteError;
 use super::verdict::{Check, CheckName};
 use crate::api::status::FailureClass;
 
+/// Reason of a model whose tokenizer is not in the form that is read here; the runtime can make it.
+pub const TOKENIZER_MISSING: &str = "TokenizerMissing";
+
 /// Why a check failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

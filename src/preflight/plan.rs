@@ -101,6 +101,9 @@ pub struct ModelSource {
     /// Commit on the hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// Folder with the tokenizer that was made for a model without `tokenizer.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
     /// Chat template that wins over the tokenizer's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
@@ -218,6 +221,7 @@ impl Plan {
         name("model.name", &self.model.name)?;
         optional("model.weights", self.model.weights.as_deref(), place)?;
         optional("model.revision", self.model.revision.as_deref(), name)?;
+        optional("model.tokenizer", self.model.tokenizer.as_deref(), place)?;
         optional("customWeights", self.custom_weights.as_deref(), place)?;
         if self.model.chat_template.as_ref().is_some_and(|template| template.len() > MAX_TEMPLATE_BYTES) {
             return Err(PlanError::Field { field: "model.chatTemplate", problem: "is too long" });

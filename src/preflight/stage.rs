@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::checks::{Context, Hub, incomplete, split};
+use super::checks::{Context, Hub, no_tokenizer, split};
 use super::failure::{Asked, Failure};
 use super::place::Place;
 use super::plan::Plan;
@@ -173,7 +173,13 @@ fn report(text: &str, found: prepare::Prepared) -> SourceReport {
 
 async fn model(context: &Context) -> Result<Model, Failure> {
     let weights = context.weights();
-    let files = if let Ok(Place::Hub(repository)) = Place::parse(&weights) {
+    // Of a tokenizer that was made only the tokenizer's own files are there.
+    let made = context.plan.model.tokenizer.as_deref().map(|place| context.stores.open(place)).transpose()?;
+    let files = if let Some(made) = made {
+        let location = made.location();
+        let get = async |name, limit| location.read(name, limit).await.map_err(|error| made.below(name).asked.failure("read", &error));
+        TokenizerFiles::gather(get).await
+    } else if let Ok(Place::Hub(repository)) = Place::parse(&weights) {
         let hub = Hub::new(context);
         TokenizerFiles::gather(async |name, limit| hub.file(&repository, name, limit).await).await
     } else {
@@ -182,7 +188,7 @@ async fn model(context: &Context) -> Result<Model, Failure> {
         let get = async |name, limit| location.read(name, limit).await.map_err(|error| opened.below(name).asked.failure("read", &error));
         TokenizerFiles::gather(get).await
     };
-    let files = files?.ok_or_else(|| incomplete(&weights, "tokenizer.json", "tokenizer"))?;
+    let files = files?.ok_or_else(|| no_tokenizer(&weights))?;
     Model::new(&files, context.plan.model.chat_template.as_deref()).map_err(|error| Failure::user("TokenizerUnusable", format!("{weights}: {error}")))
 }
 

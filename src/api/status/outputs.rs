@@ -56,6 +56,16 @@ pub struct RegisteredModel {
     pub uri: String,
 }
 
+/// A tokenizer in the form that preflight reads.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+pub struct Tokenizer {
+    /// Its folder below the save folder; runs on the same model share it.
+    #[schemars(length(max = 1200))]
+    pub uri: String,
+    /// Whether it is there; else it is made next.
+    pub made: bool,
+}
+
 /// Where a run is logged.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]

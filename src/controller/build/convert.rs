@@ -1,11 +1,14 @@
-//! The convert stage: `convert.json` and the CPU Job that copies tables to files below the save folder. Pure.
+//! The convert stage: `convert.json` and the CPU Job that makes, below the save folder, what preflight can read: files of tables,
+//! and a tokenizer of a model that has only the older files. Pure.
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use super::job::{Terms, job};
 use super::pod::{Shape, pod};
-use super::{RunIdentity, Stage, Subject, config, json, quantities};
+use super::{RunIdentity, Stage, Subject, attachment, config, json, quantities};
+use crate::api::names;
 use crate::api::status::Stage as StageName;
 use crate::preflight::place::Place;
 
@@ -14,8 +17,16 @@ use crate::preflight::place::Place;
 struct ConvertFile<'a> {
     version: u32,
     run: RunIdentity<'a>,
-    cluster_id: &'a str,
+    cluster_id: Option<&'a str>,
     tables: Vec<Table<'a>>,
+    tokenizer: Option<Tokenizer<'a>>,
+}
+
+#[derive(Serialize)]
+struct Tokenizer<'a> {
+    from: &'a str,
+    revision: Option<&'a str>,
+    to: &'a str,
 }
 
 #[derive(Serialize)]
@@ -35,21 +46,38 @@ pub(super) fn copy(subject: &Subject, data: &str) -> String {
     format!("{}/tables/{data}.jsonl", subject.outputs())
 }
 
-/// The `number`-th try at copying the run's tables.
+/// What was made already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Converted<'a> {
+    /// The run's tables are files.
+    pub tables: bool,
+    /// Folder of the tokenizer, whether it was made or is to be.
+    pub tokenizer: Option<&'a str>,
+}
+
+/// Folder of the tokenizer that is made for the run's model: the same for all runs on these weights below this save folder.
 #[must_use]
-pub fn convert(subject: &Subject, number: i64) -> Stage {
+pub fn tokenizer_folder(save_folder: &str, weights: &str, revision: Option<&str>) -> String {
+    let digest = names::hex(&Sha256::digest(format!("{weights}\0{}", revision.unwrap_or_default())));
+    format!("{}/tokenizers/{}", save_folder.trim_end_matches('/'), &digest[..16])
+}
+
+/// The `number`-th try at making what is missing.
+#[must_use]
+pub fn convert(subject: &Subject, number: i64, made: Converted<'_>) -> Stage {
     let metadata = subject.stage_metadata(StageName::Convert, number);
     let spec = &subject.run.spec;
     let data = [("train", Some(spec.train_data_path.as_str())), ("eval", spec.eval_data_path.as_deref())];
     let tables = data.into_iter().filter_map(|(data, place)| {
-        let table = place.filter(|place| is_table(place))?;
+        let table = place.filter(|place| !made.tables && is_table(place))?;
         Some(Table { table, to: copy(subject, data) })
     });
     let file = ConvertFile {
         version: 1,
         run: subject.identity(),
-        cluster_id: spec.data_prep_cluster_id.as_deref().unwrap_or_default(),
+        cluster_id: spec.data_prep_cluster_id.as_deref(),
         tables: tables.collect(),
+        tokenizer: made.tokenizer.map(|to| Tokenizer { from: &subject.resolved.weights, revision: subject.snapshot.model.revision.as_deref(), to }),
     };
     let runtime = &subject.snapshot.runtime;
     let scratch_gib = subject.size().scratch_gib;
@@ -61,7 +89,7 @@ pub fn convert(subject: &Subject, number: i64) -> Stage {
         command: subject.runtime_command(),
         argument: "convert",
         env: Vec::new(),
-        attachments: Vec::new(),
+        attachments: attachment::claims(made.tokenizer.map(|_| subject.resolved.weights.as_str()).into_iter()),
         resources: ResourceRequirements {
             requests: Some(quantities([("cpu", "500m"), ("memory", "2Gi"), ("ephemeral-storage", &format!("{scratch_gib}Gi"))])),
             limits: Some(quantities([("memory", "8Gi")])),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::sample::{Sample, data, engine, export, tracking};
-use super::{Stage, convert, preflight, register, service, train};
+use super::{Converted, Stage, convert, preflight, register, service, tokenizer_folder, train};
 
 fn documents(stage: &Stage) -> Vec<String> {
     vec![serde_saphyr::to_string(&stage.config).unwrap(), serde_saphyr::to_string(&stage.job).unwrap()]
@@ -20,17 +20,19 @@ fn check(file: &str, documents: &[String]) {
 
 #[test]
 fn a_preflight_sees_every_secret_and_place_of_the_run_and_needs_none_of_them_to_start() {
-    check("preflight.yaml", &documents(&preflight(&Sample::full().subject(), 2, false, false)));
+    check("preflight.yaml", &documents(&preflight(&Sample::full().subject(), 2, false, Converted::default())));
 }
 
 #[test]
-fn tables_are_copied_without_an_accelerator_and_the_preflight_then_reads_the_copies() {
+fn tables_and_tokenizer_are_converted_without_an_accelerator_and_the_preflight_then_reads_what_was_made() {
     let mut sample = Sample::full();
     sample.edit_run(
         &serde_json::json!({"trainDataPath": "main.raw.rows", "evalDataPath": "s3://data/eval.jsonl", "dataPrepClusterId": "0101-cluster"}),
     );
-    let mut all = documents(&convert(&sample.subject(), 1));
-    all.push(documents(&preflight(&sample.subject(), 1, true, true)).swap_remove(0));
+    sample.resolved.weights = "pvc://models/llama".into();
+    let folder = tokenizer_folder("s3://out/team-a/", "pvc://models/llama", Some("c0ffee"));
+    let mut all = documents(&convert(&sample.subject(), 1, Converted { tables: false, tokenizer: Some(&folder) }));
+    all.push(documents(&preflight(&sample.subject(), 1, true, Converted { tables: true, tokenizer: Some(&folder) })).swap_remove(0));
     check("convert.yaml", &all);
 }
 

@@ -34,7 +34,7 @@ use super::snapshot::{self, Snapshot};
 use crate::api::status::{Resolved, Stage as StageName};
 use crate::api::{FinetuneRun, names};
 
-pub use convert::{convert, is_table};
+pub use convert::{Converted, convert, is_table, tokenizer_folder};
 pub use preflight::preflight;
 pub use register::register;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
+use super::convert::Converted;
 use super::job::{Terms, job};
 use super::pod::{Shape, pod};
 use super::{Stage, Subject, attachment, config, convert, json, quantities, secrets};
@@ -14,9 +15,9 @@ const CREDENTIALS_SECONDS: i64 = 120;
 const START_SECONDS: i64 = 600;
 const SCRATCH_GIB: i64 = 8;
 
-/// The preflight's `number`-th try. With `tables_copied` it looks at the copies of tables instead of the tables.
+/// The preflight's `number`-th try. It looks at what was converted instead of its originals.
 #[must_use]
-pub fn preflight(subject: &Subject, number: i64, convert_data: bool, tables_copied: bool) -> Stage {
+pub fn preflight(subject: &Subject, number: i64, convert_data: bool, made: Converted<'_>) -> Stage {
     let metadata = subject.stage_metadata(StageName::Preflight, number);
     let spec = &subject.run.spec;
     let places =
@@ -41,14 +42,14 @@ pub fn preflight(subject: &Subject, number: i64, convert_data: bool, tables_copi
     let template = pod(subject, shape, &subject.overrides());
     let deadline = subject.settings.data_deadline_seconds.max(1).saturating_add(START_SECONDS + CREDENTIALS_SECONDS);
     let terms = Terms { deadline_seconds: Some(deadline), nodes: 1, queued: false };
-    let plan = json(&plan(subject, convert_data, tables_copied));
+    let plan = json(&plan(subject, convert_data, made));
     Stage { config: config(metadata.clone(), [("plan.json", plan)]), job: job(subject.job_metadata(metadata), template, terms) }
 }
 
-fn plan(subject: &Subject, convert_data: bool, tables_copied: bool) -> Plan {
+fn plan(subject: &Subject, convert_data: bool, made: Converted<'_>) -> Plan {
     let Subject { run, resolved, snapshot, settings, .. } = subject;
     let spec = &run.spec;
-    let data = |name: &str, place: &str| if tables_copied && convert::is_table(place) { convert::copy(subject, name) } else { place.to_owned() };
+    let data = |name: &str, place: &str| if made.tables && convert::is_table(place) { convert::copy(subject, name) } else { place.to_owned() };
     let tracker = spec.experiment_tracker.as_ref();
     Plan {
         version: 1,
@@ -59,7 +60,7 @@ fn plan(subject: &Subject, convert_data: bool, tables_copied: bool) -> Plan {
         task_type: spec.task_type,
         train: data("train", &spec.train_data_path),
         eval: spec.eval_data_path.as_deref().map(|place| data("eval", place)),
-        cluster: spec.data_prep_cluster_id.clone().filter(|_| !tables_copied),
+        cluster: spec.data_prep_cluster_id.clone().filter(|_| !made.tables),
         eval_prompts: spec.eval_prompts.as_ref().map_or(0, |prompts| at_most_u32(prompts.len())),
         save_folder: spec.save_folder.clone(),
         context_length: at_most_u32(resolved.context_length),
@@ -67,6 +68,7 @@ fn plan(subject: &Subject, convert_data: bool, tables_copied: bool) -> Plan {
             name: snapshot.model.name.clone(),
             weights: Some(resolved.weights.clone()),
             revision: snapshot.model.revision.clone(),
+            tokenizer: made.tokenizer.map(str::to_owned),
             chat_template: snapshot.model.chat_template.clone(),
         },
         custom_weights: spec.custom_weights_path.clone(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Stage, Subject, convert, preflight, register, train};
+use super::{Converted, Stage, Subject, convert, preflight, register, train};
 use crate::api::FinetuneRun;
 use crate::api::status::{DataSet, DataStatus, Export, MlflowRun, Resolved};
 use crate::controller::settings::Settings;
@@ -98,8 +98,8 @@ impl Sample {
     pub(super) fn stages(&self) -> [Stage; 4] {
         let subject = self.subject();
         [
-            preflight(&subject, 2, true, false),
-            convert(&subject, 0),
+            preflight(&subject, 2, true, Converted::default()),
+            convert(&subject, 0, Converted::default()),
             train(&subject, 1, &data(), Some(&tracking()), Some("s3://out/team-a/sample/checkpoints/ep0-ba10-rank0.pt"), &engine()),
             register(&subject, 0, &export(), Some(&tracking())),
         ]

@@ -207,12 +207,12 @@ fn choose(draft: &mut Draft<'_>) -> Change {
         Stage::Register
     } else if is_true(ConditionType::PreflightPassed) && is_true(ConditionType::DataReady) {
         Stage::Train
-    } else if is_true(ConditionType::PreflightPassed) && convert::is_due(draft) {
+    } else if convert::tokenizer_is_due(draft) || is_true(ConditionType::PreflightPassed) && convert::tables_are_due(draft) {
         Stage::Convert
     } else {
         Stage::Preflight
     };
-    let checks_only = stage == Stage::Preflight && (is_true(ConditionType::DataReady) || convert::is_due(draft));
+    let checks_only = stage == Stage::Preflight && (is_true(ConditionType::DataReady) || convert::tables_are_due(draft));
     draft.intend(stage, checks_only);
     Change::Keep
 }
@@ -257,8 +257,8 @@ fn create(draft: &mut Draft<'_>, current: &CurrentJob, snapshot: &Snapshot) -> C
         settings: &seen.settings,
     };
     let stage = match current.stage {
-        Stage::Preflight => build::preflight(&subject, current.number, !current.checks_only, draft.status.tables_copied),
-        Stage::Convert => build::convert(&subject, current.number),
+        Stage::Preflight => build::preflight(&subject, current.number, !current.checks_only, convert::made(&draft.status)),
+        Stage::Convert => build::convert(&subject, current.number, convert::to_make(&draft.status)),
         Stage::Train => train::stage(&subject, &draft.status, current.number),
         Stage::Register => match &draft.status.export {
             Some(export) => build::register(&subject, current.number, export, draft.mlflow()),

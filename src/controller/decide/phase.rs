@@ -70,7 +70,7 @@ pub(super) fn summarize(draft: &Draft<'_>) -> Summary {
         },
         Stage::Convert => match unready(draft) {
             Some(why) => summary(Phase::Pending, "ConvertStarting", why),
-            None => summary(Phase::Pending, "Converting", "tables are copied to files; no GPU is taken yet"),
+            None => summary(Phase::Pending, "Converting", "tables or tokenizer are converted to what the preflight reads; no GPU is taken yet"),
         },
         Stage::Train => match &draft.seen.job {
             JobSeen::Own(own) if matches!(own.outcome, Outcome::Open) && own.deleting => {

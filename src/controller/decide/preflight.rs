@@ -9,6 +9,7 @@ use crate::controller::classify::{self, cut};
 use crate::controller::facts::{Container, Outcome};
 use crate::controller::observed::SnapshotSeen;
 use crate::engine;
+use crate::preflight::failure::TOKENIZER_MISSING;
 use crate::preflight::verdict::{Check, SourceReport, Verdict};
 
 /// Preflights in a row that may fail for reasons that are not the user's.
@@ -162,6 +163,9 @@ fn plan_duration(draft: &mut Draft<'_>, mut data: DataStatus) {
 fn refused(draft: &mut Draft<'_>, current: &CurrentJob, outcome: &Outcome, verdict: &Verdict) {
     let failed: Vec<&Check> = verdict.checks.iter().filter(|check| !check.passed).collect();
     let Some(first) = failed.first() else { return };
+    if draft.status.tokenizer.is_none() && failed.iter().all(|check| check.reason.as_deref() == Some(TOKENIZER_MISSING)) {
+        return super::convert::want_tokenizer(draft);
+    }
     let class = first.class.unwrap_or(FailureClass::Infrastructure);
     let reason = first.reason.clone().unwrap_or_else(|| "CheckFailed".to_owned());
     let message = failed.iter().map(|check| sentence(check)).collect::<Vec<_>>().join("; ");

@@ -419,3 +419,20 @@ fn only_the_trainer_of_several_nodes_gets_a_way_for_them_to_find_each_other() {
     let stages = |train: bool| vec![("p0".to_owned(), false), ("a0".to_owned(), train)];
     assert_eq!((services(1), services(2)), (stages(false), stages(true)));
 }
+
+#[test]
+fn a_model_without_a_fast_tokenizer_gets_one_made_and_fails_only_if_that_does_not_help() {
+    let refusal = |cluster: &Cluster| cluster.refusal("Model", "UserError", "TokenizerMissing");
+    let mut cluster = running(sample(), Stage::Preflight);
+    cluster.end(10, &refusal(&cluster));
+    let mut cluster = running(cluster, Stage::Convert);
+    let status = cluster.status();
+    let made = status.tokenizer.clone().unwrap();
+    assert_eq!((cluster.phase(), made.made, status.failure), (Phase::Pending, false, None));
+    cluster.end(0, "");
+    let mut cluster = running(cluster, Stage::Preflight);
+    assert!(cluster.status().tokenizer.unwrap().made && !cluster.status().tables_copied);
+    cluster.end(10, &refusal(&cluster));
+    cluster.settle();
+    assert_eq!((cluster.phase(), cluster.status().failure.unwrap().reason.as_str()), (Phase::Failed, "TokenizerMissing"));
+}

@@ -86,8 +86,8 @@ impl Hub<'_> {
         if !has("config.json") {
             return Err(model::incomplete(&place, "config.json", "configuration"));
         }
-        if !has("tokenizer.json") {
-            return Err(model::incomplete(&place, "tokenizer.json", "tokenizer"));
+        if self.context.plan.model.tokenizer.is_none() && !has("tokenizer.json") {
+            return Err(model::no_tokenizer(&place));
         }
         // Of a gated model everybody may read the list, but only whom its owner let in a file.
         self.file(repository, "config.json", MAX_CONFIG_BYTES).await?;

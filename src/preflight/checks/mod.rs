@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 pub use hub::Hub;
 pub(super) use hub::split;
 pub use mlflow::{FIELD as MLFLOW_FIELD, make_run};
-pub(super) use model::incomplete;
+pub(super) use model::no_tokenizer;
 pub use model::shard_names;
 
 use super::dial::Dialer;

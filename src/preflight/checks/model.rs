@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
 use super::{Context, Outcome, head, hub, read};
-use crate::preflight::failure::Failure;
+use crate::preflight::failure::{Failure, TOKENIZER_MISSING};
 use crate::preflight::place::Place;
 use crate::preflight::store::Opened;
 
@@ -24,10 +24,11 @@ pub(super) async fn check(context: &Context) -> Outcome {
         return hub::model(context, &repository).await;
     }
     let folder = context.stores.open(&weights)?;
-    for (name, what) in [("config.json", "configuration"), ("tokenizer.json", "tokenizer")] {
-        if !exists(&folder.below(name)).await? {
-            return Err(incomplete(&weights, name, what));
-        }
+    if !exists(&folder.below("config.json")).await? {
+        return Err(incomplete(&weights, "config.json", "configuration"));
+    }
+    if context.plan.model.tokenizer.is_none() && !exists(&folder.below("tokenizer.json")).await? {
+        return Err(no_tokenizer(&weights));
     }
     for (index, single) in WEIGHTS {
         let index = folder.below(index);
@@ -41,16 +42,17 @@ pub(super) async fn check(context: &Context) -> Outcome {
     Err(incomplete(&weights, "model.safetensors", "weights"))
 }
 
-pub(in crate::preflight) fn incomplete(place: &str, name: &str, what: &str) -> Failure {
-    let message = if name == "tokenizer.json" {
-        format!(
-            "{place} has no {name}, the only form of a tokenizer that is read here; ask the administrator to make it, in the runtime's image with \
-             python -m finetune_llmfoundry tokenizer --from {place} --to the folder of the weights that the FinetuneModel names"
-        )
-    } else {
-        format!("{place} has no {name}, so the model has no {what}; upload the whole model, or ask the administrator to correct the FinetuneModel")
-    };
+pub(super) fn incomplete(place: &str, name: &str, what: &str) -> Failure {
+    let message =
+        format!("{place} has no {name}, so the model has no {what}; upload the whole model, or ask the administrator to correct the FinetuneModel");
     Failure::user("ModelIncomplete", message)
+}
+
+/// The first time this is found the runtime is asked to make the file; the words are for the second time.
+pub(in crate::preflight) fn no_tokenizer(place: &str) -> Failure {
+    let message =
+        format!("{place} has no tokenizer.json, and none could be made of its other files; ask the administrator to correct the FinetuneModel");
+    Failure::user(TOKENIZER_MISSING, message)
 }
 
 async fn exists(opened: &Opened) -> Result<bool, Failure> {
