@@ -3,6 +3,7 @@
 #[path = "../../demo/bed.rs"]
 mod bed;
 mod clients;
+mod conversion;
 #[allow(dead_code)]
 #[path = "../../demo/follow.rs"]
 mod follow;
@@ -97,6 +98,7 @@ fn runs(runtime: &Arc<Runtime>, scene: Option<&Arc<Scene>>) -> Vec<Trial> {
         training::a_folder_of_text_is_pretrained_on,
         training::deleting_a_run_in_mid_training_leaves_no_pod,
         clients::every_client_finds_its_credentials_by_itself,
+        conversion::a_model_without_a_fast_tokenizer_gets_one_and_its_data_are_read_with_it,
         refusals::a_wrong_secret_fails_before_any_training,
         refusals::a_broken_chat_row_fails_before_any_training,
         refusals::a_missing_secret_is_waited_for_by_name,

@@ -1,4 +1,4 @@
-"""`python -m finetune_llmfoundry train|worker|register|convert|tokenizer|tiny-model`."""
+"""`python -m finetune_llmfoundry train|worker|register|convert|tiny-model`."""
 
 import argparse
 import os
@@ -16,11 +16,7 @@ def parse(arguments):
     worker.add_argument("--plan", default=f"{ETC}/train.json")
     register = commands.add_parser("register", help="register the export of a run, once")
     register.add_argument("--plan", default=f"{ETC}/register.json")
-    tokenizer = commands.add_parser("tokenizer", help="make the tokenizer.json of a model that has none")
-    tokenizer.add_argument("--from", dest="source", required=True, help="the model's folder: s3://, gs://, oci://, az://, dbfs:/Volumes/, pvc:// or hf://")
-    tokenizer.add_argument("--revision", help="of a model of the hub")
-    tokenizer.add_argument("--to", dest="target", required=True, help="the folder to write to: s3://, gs://, oci:// or dbfs:/Volumes/")
-    convert = commands.add_parser("convert", help="copy tables of Databricks to files of JSON lines")
+    convert = commands.add_parser("convert", help="make what preflight reads: files of tables, a tokenizer.json")
     convert.add_argument("--plan", default=f"{ETC}/convert.json")
     tiny = commands.add_parser("tiny-model", help="make a tiny Llama for demos and tests")
     tiny.add_argument("folder")
@@ -45,14 +41,10 @@ def main(arguments=None):
         from . import register
 
         return register.main(options.plan)
-    if options.command == "tokenizer":
-        from . import tokenizer
-
-        return tokenizer.main(options.source, options.revision, options.target.rstrip("/"))
     if options.command == "convert":
-        from . import tables
+        from . import convert
 
-        return tables.main(options.plan)
+        return convert.main(options.plan)
     from pathlib import Path
 
     from . import tiny_model

@@ -4,7 +4,6 @@ import json
 import tempfile
 from pathlib import Path
 
-from . import command, plan as plans
 from .outcomes import INFRASTRUCTURE, DataUnusable, RunError, Unavailable, lookup
 from .processes import processors
 from .store import open_store, split
@@ -81,17 +80,3 @@ def copy(table, cluster, target):
         store.upload(key, path)
     print(f"{rows} rows of {table} are at {target}", flush=True)
     return {"table": table, "to": target, "rows": rows, "sizeBytes": size}
-
-
-def main(convert_json):
-    def work():
-        value = plans.read_json(convert_json)
-        uid = plans.need(plans.need(value, "run", dict, convert_json), "uid", str, convert_json)
-        cluster = plans.need(value, "clusterId", str, convert_json)
-        places = [
-            (plans.need(table, "table", str, convert_json), plans.need(table, "to", str, convert_json))
-            for table in plans.need(value, "tables", list, convert_json)
-        ]
-        return {"runUid": uid, "tables": [copy(table, cluster, target) for table, target in places]}
-
-    return command.run("convert", work)

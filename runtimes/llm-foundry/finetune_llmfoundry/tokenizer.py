@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from . import command, staging
+from . import staging
 from .outcomes import RunError
 from .store import open_store, split
 
@@ -44,12 +44,3 @@ def make(source, revision, target):
             if (converted / name).exists():
                 store.write(f"{prefix}/{name}", (converted / name).read_bytes())
     return True
-
-
-def main(source, revision, target):
-    def work():
-        made = make(source, revision, target)
-        print(f"{target}/{NAME} {'is made' if made else 'is there already'}", flush=True)
-        return {"tokenizer": target, "made": made}
-
-    return command.run("tokenizer", work)

@@ -56,7 +56,10 @@ def call(engine, tmp_path, s3_environment):
 
 def convert(call, tmp_path, source, target):
     """The exit code and the termination message."""
-    found = call("-m", "finetune_llmfoundry", "tokenizer", "--from", source, "--to", target)
+    plan = tmp_path / "convert.json"
+    plan.write_text(json.dumps({"version": 1, "run": {"namespace": "team-a", "name": "my-run", "uid": "uid"}, "clusterId": None, "tables": [],
+                                "tokenizer": {"from": source, "revision": None, "to": target}}))
+    found = call("-m", "finetune_llmfoundry", "convert", "--plan", str(plan))
     return found.returncode, json.loads((tmp_path / "message").read_text()), found.stderr
 
 
@@ -73,8 +76,8 @@ def test_the_new_form_splits_text_as_the_old_one(script, call, bucket, tmp_path)
     source, target = bucket.uri("models/old"), bucket.uri("models/new")
     code, message, error = convert(call, tmp_path, source, target)
     assert code == 0, error
-    assert message == {"version": 1, "stage": "tokenizer", "runUid": "uid", "outcome": "completed", "class": None, "exception": None,
-                       "tokenizer": target, "made": True}
+    assert message == {"version": 1, "stage": "convert", "runUid": "uid", "outcome": "completed", "class": None, "exception": None,
+                       "tokenizer": {"to": target, "made": True}}
     assert {key for key, _ in bucket.list("models/new/")} >= {"models/new/tokenizer.json", "models/new/tokenizer_config.json"}
     (tmp_path / "tokenizer.json").write_bytes(bucket.read("models/new/tokenizer.json"))
     found = call("-c", NEW, str(tmp_path / "tokenizer.json"), json.dumps(TEXTS))
@@ -84,7 +87,7 @@ def test_the_new_form_splits_text_as_the_old_one(script, call, bucket, tmp_path)
 def test_a_tokenizer_that_is_there_is_left_alone(call, bucket, tmp_path):
     bucket.write("models/new/tokenizer.json", b"made before")
     code, message, error = convert(call, tmp_path, bucket.uri("models/gone"), bucket.uri("models/new"))
-    assert (code, message["made"]) == (0, False), error
+    assert (code, message["tokenizer"]["made"]) == (0, False), error
     assert bucket.list("models/new/") == [("models/new/tokenizer.json", 11)]
 
 

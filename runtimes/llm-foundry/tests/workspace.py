@@ -17,7 +17,7 @@ import grpc
 import pyarrow
 from databricks.sql.exc import ServerOperationError
 from exercise import Dialect, Server
-from finetune_llmfoundry import tables
+from finetune_llmfoundry import convert
 from pyspark.errors import AnalysisException
 from pyspark.errors.exceptions.connect import SparkConnectGrpcException
 
@@ -142,7 +142,7 @@ def main(place):
             "version": 1, "run": {"namespace": "team-a", "name": "my-run", "uid": "uid"}, "clusterId": "0101-cluster",
             "tables": [{"table": "main.s.t", "to": target}],
         }))
-        code = tables.main(plan)
+        code = convert.main(plan)
         found[name] = [code, json.loads(log.read_text())]
     print(json.dumps(found))
 
