@@ -120,18 +120,26 @@ async fn a_tokenizer_that_cannot_be_used_is_the_models_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_without_a_tokenizer_that_can_be_read_says_how_to_make_one() {
+async fn a_model_without_a_tokenizer_that_can_be_read_says_so_and_the_one_that_was_made_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = data_plan(folder.path(), GOOD);
-    std::fs::rename(folder.path().join("model/tokenizer.json"), folder.path().join("model/tokenizer.model")).unwrap();
-    let model = folder.path().join("model").display().to_string();
+    let (model, made) = (folder.path().join("model"), folder.path().join("made"));
+    std::fs::create_dir(&made).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::rename(model.join(name), made.join(name)).unwrap();
+    }
     let message = format!(
-        "spec.model: {model} has no tokenizer.json, the only form of a tokenizer that is read here; ask the administrator to make it, in the runtime's image with \
-         python -m finetune_llmfoundry tokenizer --from {model} --to the folder of the weights that the FinetuneModel names"
+        "spec.model: {} has no tokenizer.json, and none could be made of its other files; ask the administrator to correct the FinetuneModel",
+        model.display()
     );
     for check_credentials in [true, false] {
         plan["checkCredentials"] = json!(check_credentials);
-        assert_eq!(said(&verdict(&plan).await.checks), [failed("Model", "UserError", "ModelIncomplete", &message)]);
+        assert_eq!(said(&verdict(&plan).await.checks), [failed("Model", "UserError", "TokenizerMissing", &message)]);
+    }
+    plan["model"]["tokenizer"] = json!(made.display().to_string());
+    for check_credentials in [true, false] {
+        plan["checkCredentials"] = json!(check_credentials);
+        assert_eq!(said(&verdict(&plan).await.checks), Vec::<[String; 4]>::new());
     }
 }
 
