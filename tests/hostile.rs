@@ -36,7 +36,7 @@ impl Folder {
     fn packed(&self, name: &str, content: &mut dyn Read) -> PathBuf {
         let path = self.0.path().join(name);
         let file = std::fs::File::create(&path).expect("files can be written and read");
-        let mut encoder: Box<dyn Write> = if name.ends_with(".gz") {
+        let mut encoder: Box<dyn Write> = if path.extension().is_some_and(|extension| extension == "gz") {
             Box::new(flate2::write::GzEncoder::new(file, flate2::Compression::fast()))
         } else {
             Box::new(zstd::stream::Encoder::new(file, 1).expect("files can be written and read").auto_finish())
