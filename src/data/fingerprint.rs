@@ -4,8 +4,6 @@
 //! fingerprint has 64 bits: of the most rows that are compared, two different ones look alike with a chance of 1 in
 //! 2,000,000.
 
-use std::hash::Hasher as _;
-
 use twox_hash::XxHash64;
 
 use super::json::Text;
@@ -13,35 +11,23 @@ use super::row::Row;
 
 /// The most rows of a source that are compared: the first ones. They take 32 MiB.
 pub const COMPARED_ROWS: usize = 1 << 22;
-/// No byte of UTF-8, so it keeps texts apart.
-const END_OF_TEXT: u8 = 0xFF;
 
 /// Fingerprints of the first rows of a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fingerprints(Vec<u64>);
 
-/// The fingerprint of one row.
+/// The fingerprint of one row. `scratch` is for texts with escapes; what is in it is lost.
 #[must_use]
-pub fn fingerprint(row: Row<'_, '_>) -> u64 {
-    let mut hasher = XxHash64::with_seed(0);
+pub fn fingerprint(row: Row<'_, '_>, scratch: &mut String) -> u64 {
     match row {
-        Row::Pair { prompt, response } => {
-            write(&mut hasher, &prompt);
-            write(&mut hasher, &response);
-        }
-        Row::Chat(messages) => {
-            for message in messages {
-                hasher.write_u8(message.role as u8);
-                write(&mut hasher, &message.content);
-            }
-        }
+        Row::Pair { prompt, response } => after(after(0, &prompt, scratch), &response, scratch),
+        Row::Chat(messages) => messages.iter().fold(0, |before, message| after(before.wrapping_add(message.role as u64), &message.content, scratch)),
     }
-    hasher.finish()
 }
 
-fn write(hasher: &mut XxHash64, text: &Text<'_>) {
-    text.parts(|part| hasher.write(part.as_bytes()));
-    hasher.write_u8(END_OF_TEXT);
+/// The hash of a text after others: theirs is the seed, so no text can move over to its neighbour.
+fn after(before: u64, text: &Text<'_>, scratch: &mut String) -> u64 {
+    XxHash64::oneshot(before, text.unescaped(scratch).as_bytes())
 }
 
 impl Fingerprints {
@@ -102,7 +88,7 @@ mod tests {
 
     fn of(line: &str) -> u64 {
         let task = if line.contains("messages") { TaskType::ChatCompletion } else { TaskType::InstructionFinetune };
-        fingerprint(Judge::new(task).judge(line).unwrap())
+        fingerprint(Judge::new(task).judge(line).unwrap(), &mut String::new())
     }
 
     fn sorted(fingerprints: &[u64]) -> Fingerprints {

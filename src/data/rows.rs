@@ -190,6 +190,7 @@ impl RowReader<'_> {
             return Ok(piece);
         }
         let mut judge = Judge::new(self.task);
+        let mut scratch = String::new();
         for (number, line) in lines(block) {
             let Ok(line) = std::str::from_utf8(line) else {
                 count_bad(&mut piece, number, Broken::new(Rule::InvalidUtf8Error, "the line is not UTF-8: save the file as UTF-8"));
@@ -204,7 +205,7 @@ impl RowReader<'_> {
             };
             match self.measure.map(|measure| measure.row(row)).transpose() {
                 Ok(measured) => {
-                    piece.report.fingerprints.push(fingerprint(row));
+                    piece.report.fingerprints.push(fingerprint(row, &mut scratch));
                     let kept = self.count(&mut piece.report, measured);
                     if encode && kept {
                         write_row(&mut piece.samples, row);

@@ -15,6 +15,9 @@ use crate::scene::{PREFLIGHT, Scene};
 const KEY: &str = "from cryptography.hazmat.primitives import serialization as s; from cryptography.hazmat.primitives.asymmetric import rsa; \
     print(rsa.generate_private_key(65537, 2048).private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()).decode(), end='')";
 
+/// What stands in the values of these Secrets, and must stand nowhere else.
+pub(crate) const CANARIES: [&str; 5] = ["canary-of-", "canaryOf", "c0ffee00", "Y2FuYXJ5LW9mLWF6dXJl", "PRIVATE KEY"];
+
 pub(crate) async fn every_client_finds_its_credentials_by_itself(scene: &Scene) -> Result<()> {
     let python = std::env::var("FINETUNE_TRAINER").map(|path| Path::new(&path).join("bin/python"))?;
     let pem = bed::call(&python, &["-c", KEY], &[]).await?;
@@ -26,7 +29,7 @@ pub(crate) async fn every_client_finds_its_credentials_by_itself(scene: &Scene) 
     let oracle = "[DEFAULT]\nuser=ocid1.user.oc1..canary\ntenancy=ocid1.tenancy.oc1..canary\nregion=us-ashburn-1\n\
         fingerprint=00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff\nkey_file=~/mine.pem\n";
     let wandb = "c0ffee00".repeat(5);
-    let account_key = "Y2FuYXJ5LW9mLWF6dXJl";
+    let account_key = CANARIES[3];
     let secrets = [
         ("gcp", None, json!({"credentials": google.to_string()})),
         ("oci", None, json!({"config": oracle, "key_file": pem})),
@@ -72,7 +75,7 @@ pub(crate) async fn every_client_finds_its_credentials_by_itself(scene: &Scene) 
     .map(|(client, values)| (client.to_owned(), format!("{:x}", Sha256::digest(values.join("\n")))))
     .into();
     assert_eq!(found, expected);
-    for canary in ["canary-of-", "canaryOf", "c0ffee00", account_key, secret, "PRIVATE KEY"] {
+    for canary in CANARIES.into_iter().chain([secret]) {
         assert!(!log.contains(canary), "a credential stands in the log of the pod");
     }
     Ok(())

@@ -32,6 +32,19 @@ impl<'a> Text<'a> {
         Cow::Owned(value)
     }
 
+    /// The same without an allocation for each text: `scratch` takes one with escapes.
+    pub(crate) fn unescaped<'s>(&self, scratch: &'s mut String) -> &'s str
+    where
+        'a: 's,
+    {
+        if !self.escaped {
+            return self.raw;
+        }
+        scratch.clear();
+        self.parts(|part| scratch.push_str(part));
+        scratch
+    }
+
     /// The text that the string stands for, piece by piece.
     pub(crate) fn parts(&self, mut part: impl FnMut(&str)) {
         if !self.escaped {
