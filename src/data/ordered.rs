@@ -17,9 +17,23 @@ pub(crate) enum Stopped<E> {
     Panicked,
 }
 
-/// Threads that this machine, or this container, has for us.
+/// What a process needs beside its threads: the largest known tokenizers among it.
+const BASE_BYTES: u64 = 768 << 20;
+/// What a thread needs at most: its pieces, and its memory of words.
+const THREAD_BYTES: u64 = 48 << 20;
+/// Where a container finds its limit of memory, in the two versions of control groups.
+const LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+
+/// Threads that this machine, or this container, has for us: all cores, but no more than fit into the container's memory.
 pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let limit = LIMITS.iter().find_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok());
+    within(cores, limit)
+}
+
+fn within(cores: usize, limit: Option<u64>) -> usize {
+    let fitting = limit.map(|limit| limit.saturating_sub(BASE_BYTES) / THREAD_BYTES);
+    fitting.map_or(cores, |fitting| cores.min(usize::try_from(fitting).unwrap_or(cores)).max(1))
 }
 
 /// Takes pieces from `produce` until it gives none, hands them to `work` on many threads, and gives what comes out to
@@ -126,6 +140,14 @@ mod tests {
             },
         );
         (seen, result)
+    }
+
+    #[test]
+    fn threads_fit_into_the_containers_memory() {
+        // Version 1 of control groups says a number beyond any memory where there is no limit.
+        let limits = [None, Some(1 << 63), Some(2 << 30), Some(512 << 20), Some(0)];
+        assert_eq!(limits.map(|limit| within(96, limit)), [96, 96, 26, 1, 1]);
+        assert_eq!(limits.map(|limit| within(2, limit)), [2, 2, 2, 1, 1]);
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub fn preflight(subject: &Subject, number: i64, convert_data: bool, made: Conve
         attachments: attachment::claims(places.into_iter().flatten()),
         resources: ResourceRequirements {
             requests: Some(quantities([("cpu", "100m"), ("memory", "128Mi")])),
-            limits: Some(quantities([("memory", "512Mi")])),
+            // For a tokenizer of 256,000 tokens and 26 threads; what a run takes depends on both, not on its data.
+            limits: Some(quantities([("memory", "2Gi")])),
             claims: None,
         },
         scratch_gib: SCRATCH_GIB,
