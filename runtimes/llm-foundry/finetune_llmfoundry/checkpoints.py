@@ -115,11 +115,11 @@ class Outputs:
             )
 
     def prune(self, keep):
-        """Delete all but the newest `keep` checkpoints that are not newer than the linked one; return their keys."""
+        """Delete all but the newest `keep` checkpoints that are not newer than the linked one; return the keys of those kept and of those deleted."""
         key = self.linked()
         newest = parse(key) if key else None
         if newest is None:
-            return []
+            return [], []
         folder = f"{self.prefix}/checkpoints/"
         objects = {}
         for name, _ in self.store.list(folder):
@@ -131,7 +131,7 @@ class Outputs:
         old = [top for _, top in steps[keep:] if folder + top != key]
         for top in old:
             self.store.delete(objects[top])
-        return [folder + top for top in old]
+        return [folder + top for _, top in reversed(steps) if top not in old], [folder + top for top in old]
 
     def export(self, step):
         """Where the export of a step lies and its bytes; refuses one that is not whole."""

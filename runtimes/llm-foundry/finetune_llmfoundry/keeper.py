@@ -12,6 +12,7 @@ class Keeper(threading.Thread):
         self.outputs, self.report, self.keep, self.log = outputs, report, keep, log
         self.inbox = queue.SimpleQueue()
         self.newest = None
+        self.told = set()
 
     def started_from(self, checkpoint):
         """The checkpoint that the attempt goes on from is its newest until it has saved one."""
@@ -36,11 +37,19 @@ class Keeper(threading.Thread):
         checkpoint = self.outputs.checkpoint(key)
         if checkpoint is None:
             return
-        uri = self.outputs.store.uri(key)
         self.newest = checkpoint
+        self.tell(checkpoint, at)
+        self.report.add_event("CHECKPOINT_SAVED", f"the checkpoint of step {checkpoint.step} is complete", at)
+        kept, deleted = self.outputs.prune(self.keep)
+        self.report.drop_checkpoints({self.outputs.store.uri(old) for old in deleted})
+        # The engine may leave out the link to one when the next is saved soon after. It counts among those kept, so it is told too.
+        for other in (self.outputs.checkpoint(key) for key in kept if key not in self.told):
+            if other is not None:
+                self.tell(other, at)
+
+    def tell(self, checkpoint, at):
+        self.told.add(checkpoint.key)
         self.report.add_checkpoint({
-            "step": checkpoint.step, "epoch": checkpoint.epoch, "time": at, "uri": uri,
+            "step": checkpoint.step, "epoch": checkpoint.epoch, "time": at, "uri": self.outputs.store.uri(checkpoint.key),
             "sizeBytes": checkpoint.size, "kind": "composer",
         })
-        self.report.add_event("CHECKPOINT_SAVED", f"the checkpoint of step {checkpoint.step} is complete", at)
-        self.report.drop_checkpoints({self.outputs.store.uri(old) for old in self.outputs.prune(self.keep)})

@@ -101,14 +101,15 @@ def test_pruning_keeps_the_newest_and_what_is_not_linked_yet(outputs):
     for step in (10, 20, 30):
         save(outputs, step)
     save(outputs, 40, link=False)
-    assert outputs.prune(2) == [f"{FOLDER}/checkpoints/ep0-ba10-rank0.pt"]
+    kept = [f"{FOLDER}/checkpoints/ep0-ba{step}-rank0.pt" for step in (20, 30)]
+    assert outputs.prune(2) == (kept, [f"{FOLDER}/checkpoints/ep0-ba10-rank0.pt"])
     assert names(outputs) == ["ep0-ba20-rank0.pt", "ep0-ba30-rank0.pt", "ep0-ba40-rank0.pt", LINK]
-    assert outputs.prune(2) == []
+    assert outputs.prune(2) == (kept, [])
 
 
 def test_pruning_without_a_link_deletes_nothing(outputs):
     save(outputs, 10, link=False)
-    assert outputs.prune(1) == []
+    assert outputs.prune(1) == ([], [])
 
 
 def test_pruning_never_deletes_the_linked_checkpoint(outputs):
