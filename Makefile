@@ -48,8 +48,8 @@ down: ## end the demo's cluster and remove all that it left
 test: build ## all tests, end to end ones with real training among them
 	@$(MAKE) --no-print-directory test-unit test-differential test-runtime test-e2e
 
-test-unit: ## unit, property, golden and fuzz tests (FUZZ_SECONDS for each parser), chart and examples, admission against a real API server, places against a real S3 server
-	@$(PATHS); cargo test --release --locked --lib --bins --test admission --test chart --test crds --test documents --test examples --test fuzz --test places --test replica
+test-unit: ## unit, property, golden and fuzz tests (FUZZ_SECONDS for each parser), hostile files, chart and examples, admission against a real API server, places against a real S3 server
+	@$(PATHS); cargo test --release --locked --lib --bins --test admission --test chart --test crds --test documents --test examples --test fuzz --test hostile --test places --test replica
 
 test-differential: ## the data path beside the engine's own code, on the same input
 	@$(PATHS); cargo test --release --locked --test differential
