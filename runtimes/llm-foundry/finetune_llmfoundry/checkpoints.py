@@ -114,8 +114,17 @@ class Outputs:
                 "keep the number of processes and fsdp_config of the first attempt"
             )
 
-    def prune(self, keep):
-        """Delete all but the newest `keep` checkpoints that are not newer than the linked one; return the keys of those kept and of those deleted."""
+    def present(self):
+        """The keys of all checkpoints that are there, whole or not."""
+        folder = f"{self.prefix}/checkpoints/"
+        tops = {name.removeprefix(folder).split("/", 1)[0] for name, _ in self.store.list(folder)}
+        return {folder + top for top in tops if parse(top)}
+
+    def prune(self, keep, settled):
+        """Delete all but the newest `keep` of the checkpoints that are not newer than the linked one; return the keys of those kept and of those deleted.
+
+        Only `settled` ones are deleted: the engine may still be looking for the others, and waits until it finds them.
+        """
         key = self.linked()
         newest = parse(key) if key else None
         if newest is None:
@@ -128,7 +137,7 @@ class Outputs:
         steps = sorted(
             ((parse(top)[1], top) for top in objects if parse(top) and parse(top)[1] <= newest[1]), reverse=True,
         )
-        old = [top for _, top in steps[keep:] if folder + top != key]
+        old = [top for _, top in steps[keep:] if folder + top != key and folder + top in settled]
         for top in old:
             self.store.delete(objects[top])
         return [folder + top for _, top in reversed(steps) if top not in old], [folder + top for top in old]

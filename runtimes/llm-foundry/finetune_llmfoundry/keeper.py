@@ -13,6 +13,8 @@ class Keeper(threading.Thread):
         self.inbox = queue.SimpleQueue()
         self.newest = None
         self.told = set()
+        # Those of earlier attempts, and those that the engine made a link to.
+        self.settled = set()
 
     def started_from(self, checkpoint):
         """The checkpoint that the attempt goes on from is its newest until it has saved one."""
@@ -27,11 +29,21 @@ class Keeper(threading.Thread):
         self.join(seconds)
 
     def run(self):
+        try:
+            self.settled = self.outputs.present()
+        except Exception as error:
+            self.log(f"checkpoints: {type(error).__name__}: {error}")
         while (item := self.inbox.get()) is not None:
             try:
                 self.handle(*item)
             except Exception as error:
                 self.log(f"checkpoint {item[0]}: {type(error).__name__}: {error}")
+        # The engine has ended and looks for nothing any more.
+        try:
+            self.settled = self.outputs.present()
+            self.prune(now())
+        except Exception as error:
+            self.log(f"checkpoints: {type(error).__name__}: {error}")
 
     def handle(self, key, at):
         checkpoint = self.outputs.checkpoint(key)
@@ -40,7 +52,11 @@ class Keeper(threading.Thread):
         self.newest = checkpoint
         self.tell(checkpoint, at)
         self.report.add_event("CHECKPOINT_SAVED", f"the checkpoint of step {checkpoint.step} is complete", at)
-        kept, deleted = self.outputs.prune(self.keep)
+        self.settled.add(key)
+        self.prune(at)
+
+    def prune(self, at):
+        kept, deleted = self.outputs.prune(self.keep, self.settled)
         self.report.drop_checkpoints({self.outputs.store.uri(old) for old in deleted})
         # The engine may leave out the link to one when the next is saved soon after. It counts among those kept, so it is told too.
         for other in (self.outputs.checkpoint(key) for key in kept if key not in self.told):

@@ -102,20 +102,25 @@ def test_pruning_keeps_the_newest_and_what_is_not_linked_yet(outputs):
         save(outputs, step)
     save(outputs, 40, link=False)
     kept = [f"{FOLDER}/checkpoints/ep0-ba{step}-rank0.pt" for step in (20, 30)]
-    assert outputs.prune(2) == (kept, [f"{FOLDER}/checkpoints/ep0-ba10-rank0.pt"])
+    assert outputs.prune(2, outputs.present()) == (kept, [f"{FOLDER}/checkpoints/ep0-ba10-rank0.pt"])
     assert names(outputs) == ["ep0-ba20-rank0.pt", "ep0-ba30-rank0.pt", "ep0-ba40-rank0.pt", LINK]
-    assert outputs.prune(2) == (kept, [])
+    assert outputs.prune(2, outputs.present()) == (kept, [])
+
+
+def test_what_the_engine_may_still_look_for_is_not_deleted(outputs):
+    keys = [save(outputs, step) for step in (10, 20, 30)]
+    assert outputs.prune(1, {keys[0]}) == (keys[1:], keys[:1])
 
 
 def test_pruning_without_a_link_deletes_nothing(outputs):
     save(outputs, 10, link=False)
-    assert outputs.prune(1) == ([], [])
+    assert outputs.prune(1, outputs.present()) == ([], [])
 
 
 def test_pruning_never_deletes_the_linked_checkpoint(outputs):
     save(outputs, 20, epoch=1)
     key = save(outputs, 20, epoch=0)
-    outputs.prune(1)
+    outputs.prune(1, outputs.present())
     assert outputs.checkpoint(key) is not None
 
 
